@@ -1,0 +1,196 @@
+"""The types that the four contracts speak, and nothing else.
+
+::
+
+    Objective  (params, model_state, batch, key, *, train) -> (loss SUM, Aux)
+    Gradient   objective -> ((params, model_state, batch, key) -> (grads SUM, Aux))
+    Optimizer  optax.GradientTransformation
+    Step       (TrainState, batch)                         -> (TrainState, Sums)
+
+Everything is a sum with its weight; the one division comes after the last addition. One alphabet
+of axes is used throughout: ``B`` batch, ``T`` time, ``H W C`` image, ``D`` features, ``V``
+vocabulary, ``K`` classes, ``N`` heads.
+
+Reads from: nothing of jaxdl. Used by: everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import flax.struct
+import jax
+import optax
+
+__all__ = [
+    "EXAMPLE_KEY",
+    "MASK",
+    "Aux",
+    "Batch",
+    "EvalFn",
+    "GradFn",
+    "GradientEstimator",
+    "Mean",
+    "Metric",
+    "ModelState",
+    "Objective",
+    "Params",
+    "PredictFn",
+    "PyTree",
+    "Sums",
+    "Tally",
+    "TrainState",
+    "TrainStep",
+]
+
+PyTree: TypeAlias = Any
+Params: TypeAlias = PyTree
+ModelState: TypeAlias = PyTree
+Batch: TypeAlias = Mapping[str, Any]
+Sums: TypeAlias = dict[str, PyTree]
+
+MASK = "mask"
+"""The batch field, shape ``[B]`` or ``[B, T]``, that is 0 on padding and 1 (or a weight) elsewhere."""
+
+EXAMPLE_KEY = "example_key"
+"""The batch field, shape ``[B]`` of typed keys, that a step adds: one random key an example, the
+same whatever device or microbatch the example lands on."""
+
+
+class Aux(NamedTuple):
+    """What an objective returns beside its loss sum.
+
+    Attributes:
+        weight: scalar; over how many examples or tokens the loss was summed.
+        model_state: the model's non-trained state after this batch (running statistics), same
+            structure as it was given.
+        metrics: additive sums by name (see ``Mean`` and ``Tally``), without the loss.
+        outputs: what the model returned, for evaluation metrics; ``None`` when there is none.
+            A train step never keeps it.
+    """
+
+    weight: Any
+    model_state: ModelState
+    metrics: Sums
+    outputs: PyTree = None
+
+
+class Objective(NamedTuple):
+    """What to minimise: two pure functions. Anyone can write one by hand.
+
+    Attributes:
+        init: ``(key, batch) -> (params, model_state)``; reads only shapes and dtypes of ``batch``.
+        loss: ``(params, model_state, batch, key, *, train) -> (loss sum, Aux)``.
+    """
+
+    init: Callable[..., tuple[Params, ModelState]]
+    loss: Callable[..., tuple[Any, Aux]]
+
+
+class Mean(NamedTuple):
+    """An additive pair that reads as ``total / weight``. Both are arrays of one shape."""
+
+    total: Any
+    weight: Any
+
+
+class Metric(NamedTuple):
+    """A measurement in two halves: sums on the device, the reading of them on the host.
+
+    Attributes:
+        measure: ``(outputs, batch) -> sums``, an additive pytree of arrays: the sums of two
+            batches are the sums of their union. Rows whose ``mask`` is 0 add nothing.
+        report: ``(sums) -> {name: value}``, run once on the host on numpy arrays.
+    """
+
+    measure: Callable[[PyTree, Batch], PyTree]
+    report: Callable[[PyTree], dict[str, Any]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tally:
+    """The sums of one metric together with the function that reads them.
+
+    A pytree whose leaves are the sums alone, so tallies add, shard and cross devices like arrays.
+
+    Attributes:
+        sums: what ``Metric.measure`` returned.
+        report: ``Metric.report`` (static: part of the tree's structure).
+    """
+
+    sums: PyTree
+    report: Callable[[PyTree], dict[str, Any]] = field(metadata={"static": True})
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step carries from one batch to the next: arrays only.
+
+    Attributes:
+        step: int32 scalar; how many updates were done.
+        params: the trained parameters.
+        opt_state: the optimizer's state.
+        model_state: the model's other state (batch statistics); ``{}`` when there is none.
+        key: typed PRNG key, scalar; it never changes. A step's randomness is
+            ``fold_in(key, step)``.
+        ema: exponential moving average of ``params``, or ``None``.
+    """
+
+    step: Any
+    params: Params
+    opt_state: PyTree
+    model_state: ModelState
+    key: Any
+    ema: Params = None
+
+
+class TrainStep(NamedTuple):
+    """A pure train step, before anything is said about where it runs.
+
+    Attributes:
+        init: ``(key, batch) -> TrainState``.
+        update: ``(state, batch, *, axis_name=None) -> (TrainState, Sums)``.
+    """
+
+    init: Callable[..., TrainState]
+    update: Callable[..., tuple[TrainState, Sums]]
+
+
+class GradFn(Protocol):
+    """The differentiated objective.
+
+    ``divisor``, when the function takes it, maps the batch's weight to the number that the
+    gradient is to be divided by; the estimator then returns the quotient instead of the sum, and
+    can fold the division into a pass that it makes anyway.
+    """
+
+    def __call__(
+        self, params: Params, model_state: ModelState, batch: Batch, key: Any, /
+    ) -> tuple[Params, tuple[Any, Aux]]:
+        """Returns ``(grads, (loss sum, Aux))``."""
+        ...
+
+
+class GradientEstimator(Protocol):
+    """How an objective is differentiated: objective -> gradient function."""
+
+    def __call__(self, objective: Objective, /) -> GradFn: ...
+
+
+@runtime_checkable
+class PredictFn(Protocol):
+    """``(params, model_state, batch) -> outputs``, deterministic."""
+
+    def __call__(self, params: Params, model_state: ModelState, batch: Batch, /) -> PyTree: ...
+
+
+class EvalFn(Protocol):
+    """``(state, batch) -> Sums``."""
+
+    def __call__(self, state: TrainState, batch: Batch, /, *, axis_name: str | None = None) -> Sums: ...
+
+
+OptimizerLike: TypeAlias = optax.GradientTransformation

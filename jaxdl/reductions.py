@@ -1,0 +1,67 @@
+"""Masked sums: the one definition that losses, metrics, objectives and layers share.
+
+Reads from: protocols. Used by: metrics, models, objectives, evaluation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdl.errors import BatchError
+
+__all__ = ["expand_mask", "masked_sum"]
+
+
+def expand_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcasts a mask from the left: ``[B]`` over ``[B, T]``, never ``[T]`` over ``[B, T]``.
+
+    Args:
+        mask: booleans or weights, shape a prefix of ``shape``.
+        shape: the shape of the values that it masks.
+
+    Returns:
+        float32 of ``shape``.
+
+    Raises:
+        BatchError: the mask's shape is no prefix of ``shape``.
+    """
+    mask = jnp.asarray(mask)
+    if mask.shape != shape[: mask.ndim]:
+        raise BatchError(
+            f"mask has shape {list(mask.shape)}, the values it masks have {list(shape)}",
+            expected=f"a shape that {list(shape)} begins with, such as {list(shape[:1])}",
+            do="give batch['mask'] one entry an example, or one a token",
+        )
+    wide = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).astype(jnp.float32)
+    return jnp.broadcast_to(wide, shape)
+
+
+def masked_sum(values: jax.Array, mask: Any | None = None) -> tuple[jax.Array, jax.Array]:
+    """The sum of ``values`` where the mask is not 0, and the weight it was taken over.
+
+    A masked value never reaches the sum or its gradient, not even as NaN.
+
+    Args:
+        values: shape ``[B, ...]``.
+        mask: booleans or weights, shape a prefix of ``values.shape``; ``None`` counts each once.
+
+    Returns:
+        ``(sum, weight)``, float32 scalars. Without a mask the weight is a constant of the program.
+
+    Raises:
+        BatchError: as ``expand_mask``.
+
+    Examples:
+        >>> total, weight = masked_sum(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1, 1, 0]))
+        >>> float(total), float(weight)
+        (3.0, 2.0)
+    """
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    if mask is None:
+        return jnp.sum(values), jnp.asarray(values.size, values.dtype)
+    wide = expand_mask(mask, values.shape).astype(values.dtype)
+    kept = jnp.where(wide == 0, jnp.zeros_like(values), values)
+    return jnp.sum(kept * wide), jnp.sum(wide)

@@ -1,0 +1,40 @@
+"""The strict rig: 8 CPU devices, typed shapes, no silent promotion, every warning an error."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("jaxdl", "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One compile cache for all workers of a run, so that equal programs are compiled once."""
+    folder = tmp_path_factory.getbasetemp().parent / "jax-compile-cache"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def strict_numerics():
+    """Ranks never promote silently in a test."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def devices() -> list[jax.Device]:
+    """The 8 CPU devices of the rig."""
+    found = jax.devices()
+    assert len(found) == 8, f"the rig needs 8 CPU devices, JAX started with {len(found)}"
+    return found
