@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import flax.struct
 import jax
-import optax
 
 __all__ = [
     "EXAMPLE_KEY",
@@ -55,8 +54,8 @@ MASK = "mask"
 """The batch field, shape ``[B]`` or ``[B, T]``, that is 0 on padding and 1 (or a weight) elsewhere."""
 
 EXAMPLE_KEY = "example_key"
-"""The batch field, shape ``[B]`` of typed keys, that a step adds: one random key an example, the
-same whatever device or microbatch the example lands on."""
+"""The batch field, shape ``[B]`` of typed keys, that a train step adds: one random key an example,
+the same whatever device or microbatch the example lands on."""
 
 
 class Aux(NamedTuple):
@@ -160,18 +159,16 @@ class TrainStep(NamedTuple):
 
 
 class GradFn(Protocol):
-    """The differentiated objective.
+    """The differentiated objective: ``(params, model_state, batch, key) -> (grads SUM, Aux)``.
 
-    ``divisor``, when the function takes it, maps the batch's weight to the number that the
-    gradient is to be divided by; the estimator then returns the quotient instead of the sum, and
-    can fold the division into a pass that it makes anyway.
+    A function that also takes the keyword ``divisor``, a function from the batch's weight to a
+    number, returns the gradient sum divided by it. It can then fold the division into a pass that
+    it makes anyway. A function without the keyword has its sum divided by the step.
     """
 
     def __call__(
         self, params: Params, model_state: ModelState, batch: Batch, key: Any, /
-    ) -> tuple[Params, tuple[Any, Aux]]:
-        """Returns ``(grads, (loss sum, Aux))``."""
-        ...
+    ) -> tuple[Params, Aux]: ...
 
 
 class GradientEstimator(Protocol):
@@ -190,7 +187,6 @@ class PredictFn(Protocol):
 class EvalFn(Protocol):
     """``(state, batch) -> Sums``."""
 
-    def __call__(self, state: TrainState, batch: Batch, /, *, axis_name: str | None = None) -> Sums: ...
-
-
-OptimizerLike: TypeAlias = optax.GradientTransformation
+    def __call__(
+        self, state: TrainState, batch: Batch, /, *, axis_name: str | None = None
+    ) -> Sums: ...

@@ -1,0 +1,94 @@
+"""Supervised learning of a Flax Linen module: inputs in, a loss against targets out.
+
+Dropout is drawn for each example on its own, so that it is the same whatever device, microbatch
+or padding the example meets; see ``per_example_dropout``.
+
+Reads from: errors, protocols, objectives.fields, objectives.dropout. Used by: recipes, by choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxdl.errors import ObjectiveError
+from jaxdl.objectives.dropout import LAYER_STREAM, per_example_dropout
+from jaxdl.objectives.fields import LossFn, call_options, field, summed
+from jaxdl.protocols import EXAMPLE_KEY, Aux, Batch, Metric, ModelState, Objective, Params
+
+__all__ = ["supervised"]
+
+_TRANSIENT = ("intermediates", "perturbations")
+
+
+def supervised(
+    model: nn.Module,
+    loss: LossFn,
+    *,
+    metrics: Mapping[str, Metric] | None = None,
+    inputs: str = "image",
+    targets: str = "label",
+) -> Objective:
+    """An objective from a Flax Linen module and a per-example loss.
+
+    The module is called as ``model(batch[inputs])``, with ``train=`` and ``mask=`` too where its
+    ``__call__`` takes them. Collections other than ``params`` (batch statistics) are its state.
+
+    Args:
+        model: the module.
+        loss: ``(outputs, batch[targets]) -> values`` of shape ``[B]`` or ``[B, T]``, unreduced.
+        metrics: measured on each training batch too, so keep them cheap.
+        inputs: the batch field that the model reads.
+        targets: the batch field that the loss reads.
+
+    Returns:
+        An ``Objective``. Its ``Aux.outputs`` holds the model's outputs.
+
+    Raises:
+        ObjectiveError: ``model`` is no Linen module.
+        BatchError: while tracing, when a field is missing or the mask does not fit.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, flax.linen as nn
+        >>> objective = supervised(nn.Dense(1), lambda y, t: (y[:, 0] - t) ** 2, inputs="x",
+        ...                        targets="y")
+        >>> batch = {"x": jnp.ones((4, 3)), "y": jnp.ones((4,))}
+        >>> params, state = objective.init(jax.random.key(0), batch)
+        >>> total, aux = objective.loss(params, state, batch, jax.random.key(1), train=True)
+        >>> total.shape, float(aux.weight)
+        ((), 4.0)
+    """
+    if not isinstance(model, nn.Module):
+        raise ObjectiveError(
+            f"supervised got a {type(model).__name__}",
+            expected="an instance of a flax.linen.Module",
+            do="use objectives.from_nnx for an NNX module, or write Objective(init, loss) by hand",
+        )
+    measured = dict(metrics or {})
+
+    def init(key: Any, batch: Batch) -> tuple[Params, ModelState]:
+        x = field(batch, inputs)
+        variables = model.init(key, x, **call_options(model, batch, train=False))
+        state = {k: v for k, v in variables.items() if k not in ("params", *_TRANSIENT)}
+        return variables.get("params", {}), state
+
+    def loss_sum(
+        params: Params, model_state: ModelState, batch: Batch, key: Any, *, train: bool
+    ) -> tuple[Any, Aux]:
+        x = field(batch, inputs)
+        variables = {"params": params, **model_state}
+        call = call_options(model, batch, train=train)
+        if not train:
+            outputs = model.apply(variables, x, **call)
+        else:
+            rngs = {"dropout": key, LAYER_STREAM: jax.random.key(0)}
+            with per_example_dropout(batch.get(EXAMPLE_KEY)):
+                outputs, model_state = model.apply(
+                    variables, x, rngs=rngs, mutable=list(model_state), **call
+                )
+        return summed(outputs, batch, model_state, loss=loss, targets=targets, metrics=measured)
+
+    return Objective(init, loss_sum)
