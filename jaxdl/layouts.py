@@ -204,7 +204,8 @@ def state_shardings(chosen: Layout, mesh: Mesh, state: PyTree) -> PyTree:
     Args:
         chosen: the layout.
         mesh: its mesh.
-        state: a ``TrainState`` of arrays or ``jax.ShapeDtypeStruct``.
+        state: a ``TrainState`` of arrays or ``jax.ShapeDtypeStruct``; in a state of another
+            type, which has no ``params``, every leaf counts as a parameter.
 
     Returns:
         A tree of ``NamedSharding`` of the state's structure.
@@ -213,17 +214,17 @@ def state_shardings(chosen: Layout, mesh: Mesh, state: PyTree) -> PyTree:
         PathError: a rule's pattern finds no parameter.
         LayoutError: as ``Layout.place``.
     """
+    params = getattr(state, "params", state)
     if chosen.rules:
-        match_mask([pattern for pattern, _ in chosen.rules], state.params)
-    leaves = jax.tree.leaves(state.params)
+        match_mask([pattern for pattern, _ in chosen.rules], params)
     specs = {
         path: (leaf.shape, chosen.place(path, leaf.shape, mesh).spec)
-        for path, leaf in zip(leaf_paths(state.params), leaves, strict=True)
+        for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
     }
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
         parts = path.split("/")
-        for start in range(1, len(parts)):
+        for start in range(len(parts)):
             shape, spec = specs.get("/".join(parts[start:]), (None, None))
             if spec is not None and shape == leaf.shape:
                 return NamedSharding(mesh, spec)

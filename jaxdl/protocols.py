@@ -16,7 +16,7 @@ Reads from: nothing of jaxdl. Used by: everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -47,7 +47,9 @@ __all__ = [
 PyTree: TypeAlias = Any
 Params: TypeAlias = PyTree
 ModelState: TypeAlias = PyTree
-Batch: TypeAlias = Mapping[str, Any]
+Batch: TypeAlias = Any
+"""A mapping from field names to arrays whose first axis is ``B``. An objective written by hand may
+read any other pytree of such arrays, which then cannot be padded, having no place for a mask."""
 Sums: TypeAlias = dict[str, PyTree]
 
 MASK = "mask"
@@ -158,6 +160,7 @@ class TrainStep(NamedTuple):
     update: Callable[..., tuple[TrainState, Sums]]
 
 
+@runtime_checkable
 class GradFn(Protocol):
     """The differentiated objective: ``(params, model_state, batch, key) -> (grads SUM, Aux)``.
 
@@ -171,6 +174,7 @@ class GradFn(Protocol):
     ) -> tuple[Params, Aux]: ...
 
 
+@runtime_checkable
 class GradientEstimator(Protocol):
     """How an objective is differentiated: objective -> gradient function."""
 
@@ -184,6 +188,7 @@ class PredictFn(Protocol):
     def __call__(self, params: Params, model_state: ModelState, batch: Batch, /) -> PyTree: ...
 
 
+@runtime_checkable
 class EvalFn(Protocol):
     """``(state, batch) -> Sums``."""
 

@@ -39,10 +39,11 @@ def expand_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(wide, shape)
 
 
-def masked_sum(values: jax.Array, mask: Any | None = None) -> tuple[jax.Array, jax.Array]:
+def masked_sum(values: Any, mask: Any | None = None) -> tuple[jax.Array, jax.Array]:
     """The sum of ``values`` where the mask is not 0, and the weight it was taken over.
 
-    A masked value never reaches the sum or its gradient, not even as NaN.
+    A masked value never reaches the sum, not even as NaN. Its gradient is zero where the value's
+    own derivative is finite, which is why padding repeats real rows.
 
     Args:
         values: shape ``[B, ...]``.
@@ -59,6 +60,7 @@ def masked_sum(values: jax.Array, mask: Any | None = None) -> tuple[jax.Array, j
         >>> float(total), float(weight)
         (3.0, 2.0)
     """
+    values = jnp.asarray(values)
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     if mask is None:
         return jnp.sum(values), jnp.asarray(values.size, values.dtype)

@@ -12,9 +12,14 @@ os.environ["XLA_FLAGS"] = (
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from jaxtyping import config as jaxtyping_config  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("jaxdl", "beartype.beartype")
+# The first example of a property compiles; a deadline would time the compiler.
+settings.register_profile("jaxdl", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("jaxdl")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +43,11 @@ def devices() -> list[jax.Device]:
     found = jax.devices()
     assert len(found) == 8, f"the rig needs 8 CPU devices, JAX started with {len(found)}"
     return found
+
+
+@pytest.fixture
+def untyped():
+    """Turns the rig's type checks off, for tests of what jaxdl says to arguments of wrong types."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)

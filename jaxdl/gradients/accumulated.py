@@ -74,8 +74,8 @@ def accumulate(microbatches: int) -> GradientEstimator:
             )
             grads, weight, metrics = sums
             if divisor is not None:
-                total = divisor(weight)
-                grads = jax.tree.map(lambda g: g / jnp.asarray(total, g.dtype), grads)
+                share = 1.0 / divisor(weight)
+                grads = jax.tree.map(lambda g: g * jnp.asarray(share, g.dtype), grads)
             grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
             return grads, Aux(weight, model_state, metrics)
 

@@ -43,6 +43,7 @@ class Guarded:
         self._recompile = recompile
         self._signature: Signature = {}
         self._program: Any = None
+        self._others: list[tuple[Signature, Any]] = []
 
     @property
     def program(self) -> jax.stages.Compiled | None:
@@ -74,6 +75,8 @@ class Guarded:
             DonationError: the state was given to an earlier call.
         """
         program = self._program or self.compile(state, batch)
+        if self._donates:
+            _check_alive(state)
         try:
             return program(state, batch)
         except (TypeError, ValueError) as error:
@@ -81,31 +84,34 @@ class Guarded:
             if not changes:
                 raise
             if self._recompile == "allow":
-                return self.compile(state, batch)(state, batch)
+                return self._other_program(state, batch)(state, batch)
             raise RecompileError(
                 "the step was compiled for other arguments:\n    " + "\n    ".join(changes),
                 expected="the same fields, shapes, dtypes and shardings in every call",
-                do="pad batches to one size (data.pad_batch), place a foreign state with "
-                "step.place(state), or pass recompile='allow'",
+                do=_advice(changes) + ", or pass recompile='allow' to compile again",
             ) from error
-        except RuntimeError as error:
-            self._explain_deleted(state, error)
-            raise
 
-    def _explain_deleted(self, state: PyTree, error: RuntimeError) -> None:
-        gone = [
-            path
-            for path, leaf in zip(leaf_paths(state), jax.tree.leaves(state), strict=True)
-            if isinstance(leaf, jax.Array) and leaf.is_deleted()
-        ]
-        if gone:
-            raise DonationError(
-                f"the state was already consumed by an earlier step ({len(gone)} leaves gone, "
-                f"such as {gone[0]})",
-                expected="the state that the last call returned",
-                do="write `state, sums = step(state, batch)` and keep no older state; to keep "
-                "one, copy it first with jax.tree.map(jnp.copy, state)",
-            ) from error
+    def _other_program(self, state: PyTree, batch: PyTree) -> Any:
+        """Makes the program for these arguments the present one, compiled once for each kind."""
+        self._others.append((self._signature, self._program))
+        wanted = _signature(state, batch)
+        for signature, program in self._others:
+            if not _changes(signature, wanted):
+                self._signature, self._program = signature, program
+                return program
+        return self.compile(state, batch)
+
+
+def _check_alive(state: PyTree) -> None:
+    """XLA ends the process when a donated buffer is given to several devices again."""
+    leaves = jax.tree.leaves(state)
+    if leaves and isinstance(leaves[0], jax.Array) and leaves[0].is_deleted():
+        raise DonationError(
+            f"the state was already consumed by an earlier step: {leaf_paths(state)[0]} is gone",
+            expected="the state that the last call returned",
+            do="write `state, sums = step(state, batch)` and keep no older state; to keep one, "
+            "copy it first with jax.tree.map(jax.numpy.copy, state)",
+        )
 
 
 def leaf_bytes(leaf: Any) -> int:
@@ -159,6 +165,17 @@ def _changes(old: Signature, new: Signature) -> list[str]:
         elif not _same_sharding(sharding, new_sharding, len(shape)):
             lines.append(f"{path}: was placed as {_spec(sharding)}, now {_spec(new_sharding)}")
     return sorted(lines)
+
+
+def _advice(changes: list[str]) -> str:
+    if any(line.startswith("state/") for line in changes):
+        return "give back the state that init or the last call returned, or step.place(state)"
+    if any("/mask: not there before" in line for line in changes):
+        return (
+            "give every batch, the first too, a mask and one size: data.Batches does, "
+            "or data.pad_batch(batch, size)"
+        )
+    return "make every batch like the first (data.pad_batch gives short ones its size)"
 
 
 def _same_sharding(old: Any, new: Any, ndim: int) -> bool:

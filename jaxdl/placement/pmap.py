@@ -21,6 +21,7 @@ from jaxdl.placement.batches import BatchPlacer
 from jaxdl.placement.guard import Guarded, Recompile
 from jaxdl.placement.jit import seeded
 from jaxdl.protocols import Batch, Sums, TrainState, TrainStep
+from jaxdl.tree_paths import leaf_paths
 
 __all__ = ["PmappedFunction", "PmappedStep", "from_pmap_state", "pmap"]
 
@@ -198,9 +199,10 @@ class PmappedFunction(_Pmapped):
 
 
 def _check_mapped(state: TrainState, count: int) -> None:
-    if state.step.shape != (count,):
+    first = jax.tree.leaves(state)[0]
+    if first.shape[:1] != (count,):
         raise LayoutError(
-            f"the state's step has shape {list(state.step.shape)}",
+            f"the state's {leaf_paths(state)[0]} has shape {list(first.shape)}",
             expected=f"a mapped state, with a leading axis of {count} devices",
             do="make it with step.init, or place an unmapped state with step.place(state)",
         )

@@ -66,11 +66,14 @@ def differentiate(
 
 def _kept(aux: Aux, old: PyTree) -> PyTree:
     """Statistics of a batch that is all padding are nobody's: the old ones stay."""
-    return jax.tree.map(
-        lambda n, o: n if n is o else jnp.where(jnp.asarray(aux.weight) > 0, n, o),
-        aux.model_state,
-        old,
-    )
+    if jax.tree.structure(aux.model_state) != jax.tree.structure(old):
+        return aux.model_state
+
+    def keep(n: Any, o: Any) -> Any:
+        same = n is o or jnp.shape(n) != jnp.shape(o)
+        return n if same else jnp.where(jnp.asarray(aux.weight) > 0, n, o)
+
+    return jax.tree.map(keep, aux.model_state, old)
 
 
 def _averaged(aux: Aux, axis_name: str) -> PyTree:
