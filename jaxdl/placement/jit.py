@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -17,7 +18,7 @@ from jaxdl.errors import ConfigError
 from jaxdl.layouts import Layout, data_parallel, state_shardings
 from jaxdl.placement.batches import BatchPlacer
 from jaxdl.placement.guard import Guarded, Recompile
-from jaxdl.protocols import Batch, PyTree, Sums, TrainState, TrainStep
+from jaxdl.protocols import Batch, PyTree, Sums, TrainStep
 from jaxdl.step import PredictStep
 
 __all__ = ["PlacedFunction", "PlacedStep", "jit", "seeded"]
@@ -109,12 +110,21 @@ class _Placed:
         """The sharding of each leaf of a state, from arrays or ``jax.ShapeDtypeStruct``."""
         return state_shardings(self.layout, self.mesh, state)
 
-    def place(self, state: TrainState) -> TrainState:
+    def place(self, state: PyTree) -> PyTree:
         """Moves a state from anywhere (host, another mesh) to where this step wants it.
 
-        A leaf that lies there already is not copied.
+        A leaf that lies there already is given back itself; any other is copied.
         """
-        return jax.tree.map(jax.device_put, state, self.shardings(state))
+
+        def move(leaf: Any, sharding: NamedSharding) -> jax.Array:
+            if not isinstance(leaf, jax.Array):
+                return jax.device_put(leaf, sharding)
+            if leaf.sharding == sharding:
+                return leaf
+            # device_put may alias the old buffers, which die when the new state is donated.
+            return jnp.copy(jax.device_put(leaf, sharding))
+
+        return jax.tree.map(move, state, self.shardings(state))
 
     def _wait(self, outputs: Any) -> None:
         if self._blocks:
@@ -147,8 +157,8 @@ class PlacedStep(_Placed):
         """The compiled update, once there is one."""
         return None if self._guarded is None else self._guarded.program
 
-    def init(self, key: Any, batch: Batch) -> TrainState:
-        """A new state, made by one program in its final place.
+    def init(self, key: Any, batch: Batch) -> PyTree:
+        """A new ``TrainState`` (or what the step's own ``init`` makes), born in its final place.
 
         Args:
             key: a PRNG key, or an integer seed from 0 to 2**32 - 1 (the key is then made inside).
@@ -166,7 +176,7 @@ class PlacedStep(_Placed):
         self._wait(state)
         return state
 
-    def abstract_state(self, batch: Batch) -> TrainState:
+    def abstract_state(self, batch: Batch) -> PyTree:
         """The state's shapes, dtypes and shardings, with nothing allocated."""
         batch = self.put(batch)
         shapes = jax.eval_shape(self._step.init, jax.eval_shape(jax.random.key, 0), batch)
@@ -176,7 +186,7 @@ class PlacedStep(_Placed):
             self.shardings(shapes),
         )
 
-    def compile(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
+    def compile(self, state: PyTree, batch: Batch) -> jax.stages.Compiled:
         """Compiles the update for a state (abstract or real) and a batch; runs nothing.
 
         Raises:
@@ -193,7 +203,7 @@ class PlacedStep(_Placed):
         self._guarded = Guarded(jitted, donates=True, recompile=self._recompile)
         return self._guarded.compile(state, batch)
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def __call__(self, state: PyTree, batch: Batch) -> tuple[PyTree, Sums]:
         """One update. The state given is consumed: use only the one returned.
 
         Args:
@@ -246,17 +256,22 @@ class PlacedFunction(_Placed):
         """The compiled function, once there is one."""
         return None if self._guarded is None else self._guarded.program
 
-    def compile(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
+    def compile(self, state: PyTree, batch: Batch) -> jax.stages.Compiled:
         """Compiles the function for a state (abstract or real) and a batch; runs nothing."""
+        function = self._function
+
+        def apply(state: PyTree, batch: Batch) -> Any:
+            return function(state, batch)
+
         jitted = jax.jit(
-            self._function,
+            apply,
             in_shardings=(self.shardings(state), self._batch_sharding),
             out_shardings=self._batch_sharding if self._by_row else self._replicated,
         )
         self._guarded = Guarded(jitted, donates=False, recompile=self._recompile)
         return self._guarded.compile(state, self.put(batch))
 
-    def __call__(self, state: TrainState, batch: Batch) -> Any:
+    def __call__(self, state: PyTree, batch: Batch) -> Any:
         """Runs it. The state is kept.
 
         Args:
@@ -310,7 +325,7 @@ def _with_shapes(init: Callable[..., Any], shapes: PyTree) -> Callable[[Any], An
     """``init`` of the key alone, fed zeros of the batch's shapes that the compiler drops."""
 
     def from_key(key: Any) -> Any:
-        zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return init(key, zeros)
 
     return from_key

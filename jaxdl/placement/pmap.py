@@ -20,7 +20,7 @@ from jaxdl.errors import LayoutError
 from jaxdl.placement.batches import BatchPlacer
 from jaxdl.placement.guard import Guarded, Recompile
 from jaxdl.placement.jit import seeded
-from jaxdl.protocols import Batch, Sums, TrainState, TrainStep
+from jaxdl.protocols import Batch, PyTree, Sums, TrainStep
 from jaxdl.tree_paths import leaf_paths
 
 __all__ = ["PmappedFunction", "PmappedStep", "from_pmap_state", "pmap"]
@@ -95,7 +95,7 @@ class _Pmapped:
         """
         return self._batches.put(batch)
 
-    def place(self, state: TrainState) -> TrainState:
+    def place(self, state: PyTree) -> PyTree:
         """A copy of an unmapped state for every device, on a new leading axis."""
         count = len(self.devices)
         return jax.tree.map(
@@ -134,7 +134,7 @@ class PmappedStep(_Pmapped):
         """The compiled update, once there is one."""
         return self._guarded.program
 
-    def init(self, key: Any, batch: Batch) -> TrainState:
+    def init(self, key: Any, batch: Batch) -> PyTree:
         """A new state, one copy a device. Arguments and errors as ``PlacedStep.init``."""
         batch = self.put(batch)
         init, key = seeded(self._step.init, key)
@@ -143,7 +143,7 @@ class PmappedStep(_Pmapped):
         self._wait(state)
         return state
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def __call__(self, state: PyTree, batch: Batch) -> tuple[PyTree, Sums]:
         """One update. The state given is consumed; the sums are global and unmapped.
 
         Raises:
@@ -185,7 +185,7 @@ class PmappedFunction(_Pmapped):
         """The compiled function, once there is one."""
         return self._guarded.program
 
-    def __call__(self, state: TrainState, batch: Batch) -> Sums:
+    def __call__(self, state: PyTree, batch: Batch) -> Sums:
         """Runs it; the sums are global and unmapped. The state is kept.
 
         Raises:
@@ -198,7 +198,7 @@ class PmappedFunction(_Pmapped):
         return sums
 
 
-def _check_mapped(state: TrainState, count: int) -> None:
+def _check_mapped(state: PyTree, count: int) -> None:
     first = jax.tree.leaves(state)[0]
     if first.shape[:1] != (count,):
         raise LayoutError(
@@ -208,7 +208,7 @@ def _check_mapped(state: TrainState, count: int) -> None:
         )
 
 
-def from_pmap_state(state: TrainState) -> TrainState:
+def from_pmap_state(state: PyTree) -> PyTree:
     """The one state behind a pmapped one: the first device's copy, without the leading axis.
 
     ``jaxdl.jit(...).place`` then moves it onto a mesh.
