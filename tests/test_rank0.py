@@ -36,12 +36,15 @@ def test_masked_sum_without_mask_counts_every_value():
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8), st.data())
 def test_masked_sum_adds_over_any_split(values, data):
-    mask = data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=len(values),
-                              max_size=len(values)))
+    mask = data.draw(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=len(values), max_size=len(values))
+    )
     cut = data.draw(st.integers(0, len(values)))
     x, m = np.array(values, np.float32), np.array(mask, np.float32)
     whole = reductions.masked_sum(jnp.asarray(x), m)
-    halves = [reductions.masked_sum(jnp.asarray(x[s]), m[s]) for s in (slice(cut), slice(cut, None))]
+    halves = [
+        reductions.masked_sum(jnp.asarray(x[s]), m[s]) for s in (slice(cut), slice(cut, None))
+    ]
     for i in range(2):
         np.testing.assert_allclose(halves[0][i] + halves[1][i], whole[i], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(whole[0], np.sum(x * m), rtol=1e-4, atol=1e-3)

@@ -9,7 +9,7 @@ Reads from: nothing of jaxdl. Used by: objectives.supervised.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ its layers lists it in ``split_rngs``; without it its dropout is drawn by array,
 
 
 @contextlib.contextmanager
-def per_example_dropout(keys: jax.Array | None) -> Iterator[None]:
+def per_example_dropout(keys: jax.Array | None) -> Generator[None]:
     """While open, every ``flax.linen.Dropout`` draws each row's mask from the row's own key.
 
     A layer whose first axis is not the batch, that broadcasts over the batch, or that was given

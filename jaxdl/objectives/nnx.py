@@ -62,7 +62,7 @@ def from_nnx(
         ['bias', 'kernel']
     """
     template = _template(model)
-    shapes: dict[bool, tuple[Any, PyTree, PyTree, PyTree]] = {}
+    shapes: dict[bool, tuple[Any, ...]] = {}
     for train in (True, False):
         _ = template.train() if train else template.eval()
         shapes[train] = nnx.split(template, nnx.Param, nnx.RngState, ...)

@@ -9,6 +9,7 @@ Reads from: errors, protocols, tree_paths, gradients, step.shards. Used by: plac
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -111,11 +112,15 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = combine(optax.apply_updates(trained, updates), frozen)
-        new = state.replace(
-            step=state.step + 1, params=params, opt_state=opt_state, model_state=aux.model_state
+        new = replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            model_state=aux.model_state,
         )
         if ema_decay is not None:
-            new = new.replace(ema=optax.incremental_update(params, state.ema, 1.0 - ema_decay))
+            new = replace(new, ema=optax.incremental_update(params, state.ema, 1.0 - ema_decay))
         sums = dict(aux.metrics)
         if nonfinite == "skip":
             new, sums = _skip(_all_finite((grads, sums.get("loss"))), new, state, sums)
@@ -181,7 +186,8 @@ def _skip(
     def choose(n: Any, o: Any) -> Any:
         return jnp.where(finite, n, o)
 
-    kept = new.replace(
+    kept = replace(
+        new,
         params=jax.tree.map(choose, new.params, old.params),
         opt_state=jax.tree.map(choose, new.opt_state, old.opt_state),
         model_state=jax.tree.map(choose, new.model_state, old.model_state),

@@ -44,9 +44,7 @@ def test_train_mask_and_state_reach_the_module():
     params, state = objective.init(jax.random.key(0), batch())
     assert float(state["seen"]["rows"]) == 0.0
     mask = jnp.array([1.0, 1, 0, 0, 0, 0])
-    _, aux = objective.loss(
-        params, state, {**batch(), "mask": mask}, jax.random.key(1), train=True
-    )
+    _, aux = objective.loss(params, state, {**batch(), "mask": mask}, jax.random.key(1), train=True)
     assert float(aux.model_state["seen"]["rows"]) == 2.0
     assert float(aux.weight) == 2.0
     _, aux = objective.loss(params, state, batch(), jax.random.key(1), train=False)
@@ -197,9 +195,7 @@ def test_mean_loss_and_masks():
     blind = from_mean(lambda p, b: jnp.mean((p - b["y"]) ** 2))
     with pytest.raises(BatchError, match="a mean loss cannot see"):
         blind.loss(jnp.zeros(()), {}, masked_batch, None, train=True)
-    sees = from_mean(
-        lambda p, b: jnp.mean((p - b["y"]) ** 2, where=b["mask"] > 0), masked=True
-    )
+    sees = from_mean(lambda p, b: jnp.mean((p - b["y"]) ** 2, where=b["mask"] > 0), masked=True)
     total, aux = sees.loss(jnp.zeros(()), {}, masked_batch, None, train=True)
     np.testing.assert_allclose(total, jnp.sum(batch()["y"][:4] ** 2), rtol=1e-6)
     assert float(aux.weight) == 4.0

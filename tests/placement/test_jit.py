@@ -71,7 +71,10 @@ def test_consumed_state_is_named(step):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: {**b, "x": b["x"].astype(np.float16)}, r"batch/x: float32\[16, 4\] became float16"),
+        (
+            lambda b: {**b, "x": b["x"].astype(np.float16)},
+            r"batch/x: float32\[16, 4\] became float16",
+        ),
         (lambda b: {**b, "z": b["y"]}, "batch/z: not there before"),
         (lambda b: {"x": b["x"]}, "batch/y: missing"),
         (lambda b: batch(24), r"batch/x: float32\[16, 4\] became float32\[24, 4\]"),

@@ -99,9 +99,7 @@ def test_ema_follows_the_new_parameters():
 
 @pytest.mark.parametrize("poison", ["x", "y"])
 def test_skip_keeps_the_state_and_counts(poison):
-    step = jaxdl.make_train_step(
-        linear(), optax.adam(0.1), ema_decay=0.9, nonfinite="skip"
-    )
+    step = jaxdl.make_train_step(linear(), optax.adam(0.1), ema_decay=0.9, nonfinite="skip")
     state = step.init(jax.random.key(0), batch())
     state, good = step.update(state, batch())
     bad = batch()
