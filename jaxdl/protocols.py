@@ -31,13 +31,16 @@ __all__ = [
     "EvalFn",
     "GradFn",
     "GradientEstimator",
+    "Hook",
     "Mean",
     "Metric",
     "ModelState",
+    "Moment",
     "Objective",
     "Params",
     "PredictFn",
     "PyTree",
+    "Record",
     "Sums",
     "Tally",
     "TrainState",
@@ -195,3 +198,57 @@ class EvalFn(Protocol):
     def __call__(
         self, state: TrainState, batch: Batch, /, *, axis_name: str | None = None
     ) -> Sums: ...
+
+
+class Record(NamedTuple):
+    """What was measured at one point of a run.
+
+    Attributes:
+        step: updates done.
+        split: ``"train"``, ``"validation"`` or another part of the data.
+        values: numbers (or arrays) by name, on the host.
+    """
+
+    step: int
+    split: str
+    values: dict[str, Any]
+
+
+class Moment(NamedTuple):
+    """What a hook is given when its period is over.
+
+    Attributes:
+        step: updates done.
+        state: the train state, valid during the call only: the next step consumes it.
+        log: hands a ``Record`` to all hooks.
+    """
+
+    step: int
+    state: Any
+    log: Callable[[Record], None]
+
+
+class Hook:
+    """What happens around a loop of steps. Override what you need; the rest does nothing.
+
+    Attributes:
+        every: ``at`` is called after each step whose number is a multiple of this, and after the
+            last; ``None`` never calls it. The device is waited for before the call.
+    """
+
+    every: int | None = None
+
+    def open(self, start: int, steps: int) -> None:
+        """Called before step ``start + 1`` of ``steps``."""
+
+    def tick(self, step: int) -> None:
+        """Called when a step was handed to the device. Must not read arrays, and be quick."""
+
+    def at(self, moment: Moment) -> None:
+        """Called with the state, every ``every`` steps."""
+
+    def record(self, record: Record) -> str | None:
+        """Called with every record. A text, the reason, ends the run after the running step."""
+
+    def close(self) -> None:
+        """Called once at the end, however the run ends."""

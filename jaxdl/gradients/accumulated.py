@@ -25,7 +25,7 @@ def accumulate(microbatches: int) -> GradientEstimator:
     Because sums are added and divided once, unequal microbatches (padding, masked tokens) give the
     gradient of the whole batch, not a mean of means. The model's state is carried from one
     microbatch to the next, so batch statistics are those of microbatches; one that holds only
-    padding leaves it unchanged.
+    padding may not turn it into NaN.
 
     Microbatch ``i`` takes rows ``i, i + n, i + 2n, ...``: rows that lie on one device stay there.
 
@@ -110,4 +110,10 @@ def _accumulator(dtype: Any) -> Any:
 
 
 def _keep_if_empty(weight: Any, new: ModelState, old: ModelState) -> ModelState:
-    return jax.tree.map(lambda n, o: jnp.where(weight > 0, n, o), new, old)
+    """A microbatch that is all padding on this shard may have made NaN of its statistics."""
+
+    def keep(n: Any, o: Any) -> Any:
+        finite = jnp.isfinite(n) if jnp.issubdtype(n.dtype, jnp.inexact) else True
+        return jnp.where((jnp.asarray(weight) > 0) | finite, n, o)
+
+    return jax.tree.map(keep, new, old)

@@ -62,7 +62,7 @@ class Guarded:
         _reissue(caught)
         program = lowered.compile()
         if self._donates:
-            _check_donation(state, program, caught)
+            _check_donation(state, batch, program, caught)
         self._signature = _signature(state, batch)
         self._program = program
         return program
@@ -124,11 +124,17 @@ def leaf_bytes(leaf: Any) -> int:
     return math.prod(shape) * leaf.dtype.itemsize
 
 
-def _check_donation(state: PyTree, program: Any, caught: list[Any]) -> None:
+def _check_donation(state: PyTree, batch: PyTree, program: Any, caught: list[Any]) -> None:
     told = [str(w.message) for w in caught if _UNUSED_DONATION in str(w.message)]
     needed = sum(leaf_bytes(leaf) for leaf in jax.tree.leaves(state))
     memory: Any = program.memory_analysis()
-    reused = needed if memory is None else memory.alias_size_in_bytes
+    if memory is None:
+        needed = reused = 0
+    else:
+        reused = memory.alias_size_in_bytes
+        # pmap drops arguments that are never read; those hold no memory to reuse.
+        passed = memory.argument_size_in_bytes
+        needed = min(needed, passed - sum(leaf_bytes(leaf) for leaf in jax.tree.leaves(batch)))
     if told or reused < needed:
         raise DonationError(
             f"the step reuses {reused} of the state's {needed} bytes on each device"

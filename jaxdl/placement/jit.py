@@ -199,6 +199,8 @@ class PlacedStep(_Placed):
             in_shardings=(shardings, self._batch_sharding),
             out_shardings=(shardings, self._replicated),
             donate_argnums=0,
+            # A leaf that is overwritten unread is still a buffer to reuse.
+            keep_unused=True,
         )
         self._guarded = Guarded(jitted, donates=True, recompile=self._recompile)
         return self._guarded.compile(state, batch)

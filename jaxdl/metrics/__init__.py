@@ -1,0 +1,36 @@
+"""Measurements as additive sums, reported once on the host."""
+
+from jaxdl.metrics.calibration import auroc, expected_calibration_error
+from jaxdl.metrics.classification import (
+    accuracy,
+    classification_report,
+    confusion_matrix,
+    f1,
+    precision,
+    recall,
+    top_k_accuracy,
+)
+from jaxdl.metrics.regression import mean_absolute_error, mean_squared_error, r2
+from jaxdl.metrics.sums import add, measure_all, report, total
+from jaxdl.metrics.text import loss, perplexity
+
+__all__ = [
+    "accuracy",
+    "add",
+    "auroc",
+    "classification_report",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "f1",
+    "loss",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "measure_all",
+    "perplexity",
+    "precision",
+    "r2",
+    "recall",
+    "report",
+    "top_k_accuracy",
+    "total",
+]
