@@ -141,6 +141,10 @@ def _check_spec(
 def nearest_sizes(size: int, divisor: int) -> str:
     """The multiples of ``divisor`` on either side of ``size``, in words.
 
+    Args:
+        size: what does not divide.
+        divisor: what it should be a multiple of.
+
     Examples:
         >>> nearest_sizes(30, 8)
         '24 or 32'

@@ -21,12 +21,19 @@ __all__ = ["combine", "leaf_paths", "map_with_path", "match_mask", "partition", 
 
 
 def path_name(path: Iterable[Any]) -> str:
-    """Joins a JAX key path by ``/``: dictionary keys, attribute names and indices alike."""
+    """Joins a JAX key path by ``/``: dictionary keys, attribute names and indices alike.
+
+    Args:
+        path: the entries that ``jax.tree_util`` gives for a leaf.
+    """
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def leaf_paths(tree: PyTree) -> list[str]:
     """The path of every leaf, in tree order.
+
+    Args:
+        tree: any pytree.
 
     Examples:
         >>> leaf_paths({"dense": {"kernel": 1, "bias": 2}})
@@ -36,7 +43,13 @@ def leaf_paths(tree: PyTree) -> list[str]:
 
 
 def map_with_path(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
-    """``jax.tree.map`` with the leaf's path as first argument of ``fn``."""
+    """``jax.tree.map`` with the leaf's path as first argument of ``fn``.
+
+    Args:
+        fn: ``(path, leaf, ...) -> leaf``.
+        tree: any pytree.
+        rest: more trees of its structure.
+    """
     return jax.tree_util.tree_map_with_path(lambda path, *xs: fn(path_name(path), *xs), tree, *rest)
 
 
@@ -85,6 +98,10 @@ def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
     """Splits a tree in two of its own shape: leaves where the mask is true, and the others.
 
     The leaves that went to the other side are ``None``, which every JAX tree function passes over.
+
+    Args:
+        tree: any pytree.
+        mask: booleans of its structure.
     """
     chosen = jax.tree.map(lambda keep, x: x if keep else None, mask, tree)
     others = jax.tree.map(lambda keep, x: None if keep else x, mask, tree)
@@ -92,7 +109,12 @@ def partition(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def combine(chosen: PyTree, others: PyTree) -> PyTree:
-    """Undoes ``partition``."""
+    """Undoes ``partition``.
+
+    Args:
+        chosen: a tree with ``None`` where ``others`` has a leaf.
+        others: a tree with ``None`` where ``chosen`` has a leaf.
+    """
     return jax.tree.map(
         lambda a, b: b if a is None else a, chosen, others, is_leaf=lambda x: x is None
     )

@@ -17,6 +17,11 @@ __all__ = ["are_labels", "check_float", "check_same_shape"]
 def check_same_shape(outputs: Any, targets: Any, loss: str) -> None:
     """Outputs and targets have one shape of at least one axis.
 
+    Args:
+        outputs: what the model returned.
+        targets: what it is compared with.
+        loss: the name for the message.
+
     Raises:
         BatchError: they differ.
     """
@@ -31,6 +36,10 @@ def check_same_shape(outputs: Any, targets: Any, loss: str) -> None:
 
 def check_float(outputs: Any, loss: str) -> None:
     """Logits and probabilities are floats.
+
+    Args:
+        outputs: what the model returned.
+        loss: the name for the message.
 
     Raises:
         BatchError: they are integers or booleans.

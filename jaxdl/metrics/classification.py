@@ -121,9 +121,7 @@ def precision(
     return _from_confusion("precision", num_classes, average, target)
 
 
-def recall(
-    num_classes: int, *, average: Average | None = "macro", target: str = "label"
-) -> Metric:
+def recall(num_classes: int, *, average: Average | None = "macro", target: str = "label") -> Metric:
     """Of the entries of a class, the share that is predicted as it. Arguments as ``precision``.
 
     Args:

@@ -20,6 +20,10 @@ __all__ = ["counted", "predicted_classes", "targets_of"]
 def targets_of(batch: Batch, name: str) -> jax.Array:
     """The targets' field.
 
+    Args:
+        batch: the batch.
+        name: the field.
+
     Raises:
         BatchError: the batch has no such field.
     """

@@ -15,7 +15,7 @@ import numpy as np
 from jaxdl.errors import ObjectiveError
 from jaxdl.protocols import Batch, Mean, Metric, PyTree, Sums, Tally
 
-__all__ = ["add", "measure_all", "report", "total"]
+__all__ = ["add", "measure_all", "quotient", "report", "total"]
 
 
 def measure_all(metrics: Mapping[str, Metric], outputs: PyTree, batch: Batch) -> Sums:
@@ -114,7 +114,13 @@ def report(sums: Sums) -> dict[str, Any]:
 
 
 def quotient(numerator: Any, denominator: Any, empty: float = np.nan) -> np.ndarray:
-    """Elementwise division in float64, with ``empty`` where the denominator is 0."""
+    """Elementwise division in float64, with ``empty`` where the denominator is 0.
+
+    Args:
+        numerator: numbers of any shape.
+        denominator: numbers of the same shape.
+        empty: the value where there is nothing to divide by.
+    """
     top = np.asarray(numerator, np.float64)
     bottom = np.asarray(denominator, np.float64)
     some = bottom != 0

@@ -36,6 +36,12 @@ def to_float(x: Any) -> jax.Array:
 def check_rank(x: Any, rank: int, axes: str, model: str) -> None:
     """The input has this many axes.
 
+    Args:
+        x: the input.
+        rank: how many axes it must have.
+        axes: their names, for the message.
+        model: the model's name, for the message.
+
     Raises:
         BatchError: it has more or fewer.
     """

@@ -23,6 +23,10 @@ LossFn = Callable[[Any, Any], Any]
 def field(batch: Batch, name: str) -> Any:
     """One field of a batch.
 
+    Args:
+        batch: a mapping of arrays.
+        name: the field.
+
     Raises:
         BatchError: the batch is no mapping, or has no such field.
     """

@@ -115,7 +115,11 @@ def _check_alive(state: PyTree) -> None:
 
 
 def leaf_bytes(leaf: Any) -> int:
-    """Bytes of one array, or of its shard on one device when it has a sharding."""
+    """Bytes of one array, or of its shard on one device when it has a sharding.
+
+    Args:
+        leaf: an array, a typed key array or a ``jax.ShapeDtypeStruct``.
+    """
     sharding = getattr(leaf, "sharding", None)
     shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

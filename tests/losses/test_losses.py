@@ -125,7 +125,9 @@ def test_value_by_numpy_and_gradient_by_differences(name):
     values = loss(jnp.asarray(outputs), jnp.asarray(targets))
     assert values.shape == (6,)
     np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-6)
-    check_grads(lambda x: loss(x, jnp.asarray(targets)), (outputs,), order=1, modes=["rev"], rtol=0.03)
+    check_grads(
+        lambda x: loss(x, jnp.asarray(targets)), (outputs,), order=1, modes=["rev"], rtol=0.03
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -161,7 +163,9 @@ def test_cross_entropy_does_not_see_a_shift(shift):
 
 def test_focal_with_gamma_zero_is_cross_entropy():
     np.testing.assert_allclose(
-        losses.focal(LOGITS, LABELS, gamma=0.0), losses.softmax_cross_entropy(LOGITS, LABELS), rtol=1e-5
+        losses.focal(LOGITS, LABELS, gamma=0.0),
+        losses.softmax_cross_entropy(LOGITS, LABELS),
+        rtol=1e-5,
     )
 
 
@@ -201,11 +205,17 @@ def test_extreme_logits_stay_finite():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: losses.softmax_cross_entropy(LOGITS, LABELS[:, None]), r"int32 targets of shape \[6, 1\]"),
+        (
+            lambda: losses.softmax_cross_entropy(LOGITS, LABELS[:, None]),
+            r"int32 targets of shape \[6, 1\]",
+        ),
         (lambda: losses.softmax_cross_entropy(LOGITS, BITS), "float32 targets"),
         (lambda: losses.softmax_cross_entropy(LABELS, LOGITS), "outputs of dtype int32"),
         (lambda: losses.softmax_cross_entropy(LOGITS[0], 3), r"shape \[5\]"),
-        (lambda: losses.mean_squared_error(LOGITS[:, :1], BITS), r"\[6, 1\] and targets of shape \[6\]"),
+        (
+            lambda: losses.mean_squared_error(LOGITS[:, :1], BITS),
+            r"\[6, 1\] and targets of shape \[6\]",
+        ),
         (lambda: losses.binary_cross_entropy(LOGITS, BITS), r"\[6, 5\] and targets"),
     ],
 )

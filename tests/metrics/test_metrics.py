@@ -33,7 +33,9 @@ def softmax(x):
 
 
 def value(metric, outputs, batch):
-    return next(iter(metric.report(jax.device_get(metric.measure(jnp.asarray(outputs), batch))).values()))
+    return next(
+        iter(metric.report(jax.device_get(metric.measure(jnp.asarray(outputs), batch))).values())
+    )
 
 
 def reference(name, average, labels, predicted):
@@ -117,7 +119,9 @@ def test_sums_of_pieces_are_the_sums_of_the_whole_in_any_order(name):
     order = np.random.default_rng(1).permutation(60)
 
     def measured(rows):
-        return metrics.measure_all({"m": metric}, jnp.asarray(scores[rows]), {"label": labels[rows]})
+        return metrics.measure_all(
+            {"m": metric}, jnp.asarray(scores[rows]), {"label": labels[rows]}
+        )
 
     pieces = metrics.total([measured(order[:13]), measured(order[13:40]), measured(order[40:])])
     by_device = functools.reduce(metrics.add, [measured(order[:20]), measured(order[20:])])
@@ -177,7 +181,9 @@ def test_auroc_is_within_its_bound(bins):
 def test_auroc_of_many_classes_is_one_against_the_rest():
     scores, labels = draw(9, rows=300)
     exact = sk.roc_auc_score(labels, softmax(scores), multi_class="ovr", average="macro")
-    assert value(metrics.auroc(bins=4096), scores, {"label": labels}) == pytest.approx(exact, abs=2e-3)
+    assert value(metrics.auroc(bins=4096), scores, {"label": labels}) == pytest.approx(
+        exact, abs=2e-3
+    )
     assert np.isnan(value(metrics.auroc(), scores, {"label": np.full(300, 9)}))
 
 
@@ -239,7 +245,9 @@ def test_counts_add_exactly_past_float32(batches, seed):
 def test_report_names():
     scores, labels = draw(13)
     sums = metrics.measure_all(
-        {"acc": metrics.accuracy(), "all": metrics.classification_report(K)}, scores, {"label": labels}
+        {"acc": metrics.accuracy(), "all": metrics.classification_report(K)},
+        scores,
+        {"label": labels},
     )
     sums = {**sums, "loss": Mean(jnp.float32(3.0), jnp.float32(0.0)), "skipped": jnp.int32(2)}
     report = metrics.report(sums)
@@ -253,8 +261,16 @@ def test_report_names():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda b: value(metrics.accuracy(target="labels"), draw(0)[0], b), BatchError, "did you mean 'label'"),
-        (lambda b: value(metrics.accuracy(), np.ones((3, K)), b), BatchError, "do not go with targets"),
+        (
+            lambda b: value(metrics.accuracy(target="labels"), draw(0)[0], b),
+            BatchError,
+            "did you mean 'label'",
+        ),
+        (
+            lambda b: value(metrics.accuracy(), np.ones((3, K)), b),
+            BatchError,
+            "do not go with targets",
+        ),
         (lambda b: value(metrics.f1(7), draw(0)[0], b), BatchError, "4 scores an example"),
         (lambda b: value(metrics.top_k_accuracy(9), draw(0)[0], b), BatchError, "of 4 classes"),
         (lambda b: metrics.top_k_accuracy(0), ConfigError, r"top_k_accuracy\(0\)"),

@@ -91,7 +91,9 @@ def test_batchnorm_equals_flax_on_full_batches():
     params = {"scale": jnp.array([1.0, 2.0, 3.0]), "bias": jnp.array([0.5, 0.0, -1.0])}
     (_, a), a_grads = jax.value_and_grad(lambda p: run(ours, p, train=True), has_aux=True)(params)
     (_, b), b_grads = jax.value_and_grad(lambda p: run(theirs, p), has_aux=True)(params)
-    for got, expected in zip(jax.tree.leaves((a, a_grads)), jax.tree.leaves((b, b_grads)), strict=True):
+    for got, expected in zip(
+        jax.tree.leaves((a, a_grads)), jax.tree.leaves((b, b_grads)), strict=True
+    ):
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
 
 

@@ -102,7 +102,9 @@ def test_gradient_descent_by_the_article():
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         by_hand = jax.tree.map(lambda p, g: p - 0.3 * np.asarray(g, np.float64), by_hand, grads)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, by_hand)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, by_hand
+    )
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -186,9 +188,10 @@ def test_frozen_parameters_have_no_state():
 
 
 def test_clipping_is_by_the_global_norm():
-    optimizer, params = OptimizerConfig(
-        name="gradient_descent", learning_rate=1.0, clip_norm=0.5
-    ).build(1), parameters()
+    optimizer, params = (
+        OptimizerConfig(name="gradient_descent", learning_rate=1.0, clip_norm=0.5).build(1),
+        parameters(),
+    )
     updates, _ = optimizer.update(gradients_like(params), optimizer.init(params), params)
     assert float(optax.tree.norm(updates)) == pytest.approx(0.5, rel=1e-5)
 

@@ -1,0 +1,58 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned packages.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+WORKERS ?= 2
+
+.PHONY: help train test slow lint format typecheck docs bench lock clean
+
+help: ## Show the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jaxdl needs Python 3.11 or newer; '$(PYTHON)' is older. Run: make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(VENV) (a minute or two, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+train: $(STAMP) ## Train the default example (make train ARGS="--steps 500").
+	@$(BIN)/jaxdl train examples/digits.py $(ARGS)
+
+test: $(STAMP) ## Run the default test suite.
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+slow: $(STAMP) ## Run the longer tests.
+	@$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+lint: $(STAMP) ## Check format and lint.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+format: $(STAMP) ## Format and mend what can be mended.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+typecheck: $(STAMP) ## Check types (pyright, strict).
+	@$(BIN)/pyright
+
+docs: $(STAMP) ## Build the documentation into site/.
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMP) ## Run the benchmarks (quiet machine wanted).
+	@cd benchmarks && ../$(BIN)/python overhead.py && ../$(BIN)/python loader.py
+
+lock: ## Renew requirements.txt from pyproject.toml (development only).
+	@rm -rf .lock && $(PYTHON) -m venv .lock
+	@.lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,report]'
+	@.lock/bin/python -m pip freeze --exclude jaxdl --exclude pip --exclude setuptools \
+	  | grep -E '^[A-Za-z0-9_.-]+==' > requirements.txt
+	@rm -rf .lock
+
+clean: ## Remove the environment and everything generated.
+	@rm -rf $(VENV) .lock .pytest_cache .ruff_cache .hypothesis site dist build runs
