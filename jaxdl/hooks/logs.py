@@ -1,0 +1,98 @@
+"""Records on disk: JSON lines for programs, TensorBoard event files for people.
+
+Only process 0 writes.
+
+Reads from: protocols. Used by: recipe, and by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.protocols import Hook, Record
+
+__all__ = ["JsonLines", "TensorBoard"]
+
+
+class JsonLines(Hook):
+    """Appends one line of JSON a record: ``{"step": .., "split": .., "time": .., NAME: ..}``.
+
+    A line is written by one call of the operating system, so a reader, or a run that is killed,
+    never sees half of one. Floats read back as the number they were; NaN and the infinities, which
+    JSON lacks, become ``null``; arrays become lists. ``time`` is in seconds since 1970, UTC.
+
+    Args:
+        path: the file; its folder must exist. A file that is there is continued.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def open(self, start: int, steps: int) -> None:
+        """Opens the file."""
+        if jax.process_index() == 0:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def record(self, record: Record) -> None:
+        """Appends the record."""
+        if self._file is not None:
+            line = {"step": record.step, "split": record.split, "time": time.time()}
+            text = json.dumps(_jsonable({**line, **record.values}), allow_nan=False)
+            os.write(self._file, f"{text}\n".encode())
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(entry) for entry in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _jsonable(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class TensorBoard(Hook):
+    """Writes scalars as ``SPLIT/NAME`` to TensorBoard event files.
+
+    Args:
+        folder: of the event files; made when missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
+
+    def open(self, start: int, steps: int) -> None:
+        """Starts an event file."""
+        if jax.process_index() == 0:
+            import tensorboardX
+
+            self._writer = tensorboardX.SummaryWriter(str(self._folder))
+
+    def record(self, record: Record) -> None:
+        """Writes the record's numbers; arrays are left out."""
+        if self._writer is not None:
+            for name, value in record.values.items():
+                if np.ndim(value) == 0:
+                    self._writer.add_scalar(f"{record.split}/{name}", value, record.step)
+
+    def close(self) -> None:
+        """Ends the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
