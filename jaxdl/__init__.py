@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         reductions,
         tree_paths,
     )
-    from jaxdl.loop import FitResult, fit
     from jaxdl.layouts import Layout, data_parallel, layout, single
+    from jaxdl.loop import FitResult, fit
     from jaxdl.metrics import report
     from jaxdl.objectives import from_mean, from_nnx, supervised
     from jaxdl.placement import from_pmap_state, jit, pmap
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = """data errors evaluation gradients layouts losses metrics models objectives optimizers
-placement reductions tree_paths""".split()
+_MODULES = [
+    *("data", "errors", "evaluation", "gradients", "layouts", "losses", "metrics", "models"),
+    *("objectives", "optimizers", "placement", "reductions", "tree_paths"),
+]
 
 _HOMES = {
     "loop": "FitResult fit",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "BatchError",
@@ -48,7 +49,7 @@ class JaxdlError(Exception):
         self.what, self.expected, self.do = what, expected, do
         super().__init__(f"{what}\n  expected: {expected}\n  do: {do}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the three parts, so that the error survives a process pool."""
         return _rebuild, (type(self), self.what, self.expected, self.do)
 

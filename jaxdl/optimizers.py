@@ -82,8 +82,8 @@ def adam(
         - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
     Expositions that leave out the two factors :math:`1 - \beta^t` (as the article that jaxdl grew
-    out of does) take a first step that is :math:`(1-\beta_1)/\sqrt{1-\beta_2}` times as long: 3.2 times, at
-    the default values.
+    out of does) take a first step that is :math:`(1-\beta_1)/\sqrt{1-\beta_2}` times as long:
+    3.2 times, at the default values.
 
     Source: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1.
 

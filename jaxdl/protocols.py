@@ -56,7 +56,7 @@ read any other pytree of such arrays, which then cannot be padded, having no pla
 Sums: TypeAlias = dict[str, PyTree]
 
 MASK = "mask"
-"""The batch field, shape ``[B]`` or ``[B, T]``, that is 0 on padding and 1 (or a weight) elsewhere."""
+"""The batch field, shape ``[B]`` or ``[B, T]``: 0 on padding, 1 (or a weight) elsewhere."""
 
 EXAMPLE_KEY = "example_key"
 """The batch field, shape ``[B]`` of typed keys, that a train step adds: one random key an example,
@@ -174,30 +174,36 @@ class GradFn(Protocol):
 
     def __call__(
         self, params: Params, model_state: ModelState, batch: Batch, key: Any, /
-    ) -> tuple[Params, Aux]: ...
+    ) -> tuple[Params, Aux]:
+        """Differentiates the loss sum of one batch."""
+        ...
 
 
 @runtime_checkable
 class GradientEstimator(Protocol):
     """How an objective is differentiated: objective -> gradient function."""
 
-    def __call__(self, objective: Objective, /) -> GradFn: ...
+    def __call__(self, objective: Objective, /) -> GradFn:
+        """The gradient function of an objective."""
+        ...
 
 
 @runtime_checkable
 class PredictFn(Protocol):
     """``(params, model_state, batch) -> outputs``, deterministic."""
 
-    def __call__(self, params: Params, model_state: ModelState, batch: Batch, /) -> PyTree: ...
+    def __call__(self, params: Params, model_state: ModelState, batch: Batch, /) -> PyTree:
+        """The outputs for one batch."""
+        ...
 
 
 @runtime_checkable
 class EvalFn(Protocol):
     """``(state, batch) -> Sums``."""
 
-    def __call__(
-        self, state: TrainState, batch: Batch, /, *, axis_name: str | None = None
-    ) -> Sums: ...
+    def __call__(self, state: TrainState, batch: Batch, /, *, axis_name: str | None = None) -> Sums:
+        """Measures one batch."""
+        ...
 
 
 class Record(NamedTuple):

@@ -66,7 +66,7 @@ def make_schedule(
 
 
 def rsqrt(peak: float, shift: int) -> Callable[[Any], Any]:
-    r"""The course :math:`p \sqrt{s / (s + t)}` (Vaswani et al. 2017, arXiv:1706.03762, section 5.3).
+    r"""The course :math:`p \sqrt{s / (s + t)}` (Vaswani et al. 2017, arXiv:1706.03762, 5.3).
 
     Args:
         peak: :math:`p`, the rate at :math:`t = 0`.

@@ -10,11 +10,11 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
 )
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
-from jaxtyping import config as jaxtyping_config  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
 
 install_import_hook("jaxdl", "beartype.beartype")
 # The first example of a property compiles; a deadline would time the compiler.

@@ -62,7 +62,7 @@ class BatchNorm(nn.Module):
     when padding leaves them unequal rows, and NaN when a device has none.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167. Momentum 0.9 and epsilon 1e-5 are those of
-    He et al. 2015 (arXiv:1512.03385) as commonly reproduced; the running variance is the biased one.
+    He et al. 2015 (arXiv:1512.03385) as commonly reproduced; the running variance is biased.
 
     Attributes:
         momentum: how much of the running statistics stays at each step.

@@ -130,7 +130,7 @@ def test_public_functions_document_every_parameter(path):
             continue
         section = text.partition("Args:")[2]
         for name in parameters(node):
-            assert re.search(rf"^\s*{name}:", section, flags=re.M), f"{node.name}: {name}"
+            assert re.search(rf"^\s*{name}:", section, flags=re.MULTILINE), f"{node.name}: {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)

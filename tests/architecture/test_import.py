@@ -20,7 +20,8 @@ import jaxdl
 {more}
 new = sorted(set(sys.modules) - before)
 files = [name for name, mode in opened if not name.endswith((".py", ".pyc"))]
-wrote = [name for name, mode in opened if mode not in ("r", "rb", "None") and "__pycache__" not in name]
+reading = ("r", "rb", "None")
+wrote = [name for name, mode in opened if mode not in reading and "__pycache__" not in name]
 from jax.extend import backend
 print(json.dumps({{
     "new": [m for m in new if not m.startswith("jaxdl")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -196,7 +197,7 @@ def test_calibration_error_by_guo():
     probabilities = softmax(scores.astype(np.float64))
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
     edges, expected = np.linspace(0, 1, 16), 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())

@@ -45,7 +45,7 @@ def batch() -> dict[str, np.ndarray]:
 def opcodes(program: jax.stages.Compiled) -> collections.Counter[str]:
     """How often each operation stands in the optimised program, fusions opened."""
     text = re.sub(r"metadata=\{[^}]*\}", "", program.as_text())
-    lines = re.findall(r"^\s+(?:ROOT )?%?[\w.\-]+ = .*$", text, flags=re.M)
+    lines = re.findall(r"^\s+(?:ROOT )?%?[\w.\-]+ = .*$", text, flags=re.MULTILINE)
     found = [re.search(r"= (?:\([^=]*\)|\S+) ([a-z][\w\-]*)\(", line) for line in lines]
     counts = collections.Counter(match.group(1) for match in found if match)
     return collections.Counter({k: v for k, v in counts.items() if k not in PLUMBING})
