@@ -16,7 +16,7 @@ import optax
 from pairs import Row, compare, show
 
 import jaxdl
-from jaxdl import data, gradients, losses, models
+from jaxdl import data, gradients, models
 
 BATCH = 128
 
@@ -64,7 +64,7 @@ def step_row(name: str, model, *, steps: int, pairs: int, **options) -> Row:
     gradient = gradients.accumulate(microbatches) if microbatches > 1 else gradients.mean()
     placed = jaxdl.jit(
         jaxdl.make_train_step(
-            jaxdl.supervised(model, losses.softmax_cross_entropy),
+            jaxdl.supervised(model, optax.softmax_cross_entropy_with_integer_labels),
             optimizer,
             gradient=gradient,
             ema_decay=options.get("ema_decay"),
@@ -102,7 +102,7 @@ def loop_row(data_dir: str | None, *, steps: int, pairs: int) -> Row:
         )
     batches = data.Batches(source, BATCH, remainder="drop")
     model, optimizer = models.MLP((128, 64, 10)), optax.adam(1e-3)
-    objective = jaxdl.supervised(model, losses.softmax_cross_entropy)
+    objective = jaxdl.supervised(model, optax.softmax_cross_entropy_with_integer_labels)
     placed = jaxdl.jit(jaxdl.make_train_step(objective, optimizer), layout=jaxdl.single())
     by_hand = hand_written(model, optimizer)
     start = jax.device_get(placed.init(0, batches[0]))

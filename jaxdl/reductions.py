@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdl.errors import BatchError
 
@@ -39,7 +40,7 @@ def expand_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(wide, shape)
 
 
-def masked_sum(values: Any, mask: Any | None = None) -> tuple[jax.Array, jax.Array]:
+def masked_sum(values: Any, mask: Any | None = None) -> tuple[jax.Array, Any]:
     """The sum of ``values`` where the mask is not 0, and the weight it was taken over.
 
     A masked value never reaches the sum, not even as NaN. Its gradient is zero where the value's
@@ -50,7 +51,7 @@ def masked_sum(values: Any, mask: Any | None = None) -> tuple[jax.Array, jax.Arr
         mask: booleans or weights, shape a prefix of ``values.shape``; ``None`` counts each once.
 
     Returns:
-        ``(sum, weight)``, float32 scalars. Without a mask the weight is a constant of the program.
+        ``(sum, weight)``, float32 scalars. Without a mask the weight is a numpy constant.
 
     Raises:
         BatchError: as ``expand_mask``.
@@ -63,7 +64,7 @@ def masked_sum(values: Any, mask: Any | None = None) -> tuple[jax.Array, jax.Arr
     values = jnp.asarray(values)
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     if mask is None:
-        return jnp.sum(values), jnp.asarray(values.size, values.dtype)
+        return jnp.sum(values), np.asarray(values.size, values.dtype)
     wide = expand_mask(mask, values.shape).astype(values.dtype)
     kept = jnp.where(wide == 0, jnp.zeros_like(values), values)
     return jnp.sum(kept * wide), jnp.sum(wide)

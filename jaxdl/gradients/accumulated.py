@@ -59,10 +59,13 @@ def accumulate(microbatches: int) -> GradientEstimator:
         ) -> tuple[Params, Aux]:
             pieces = jax.tree.map(lambda x: _split(x, microbatches), batch)
 
+            known: list[Any] = []
+
             def body(carry: PyTree, piece: tuple[Any, Batch]) -> tuple[PyTree, None]:
                 sums, model_state = carry
                 index, rows = piece
                 grads, aux = inner(params, model_state, rows, jax.random.fold_in(key, index))
+                known.append(aux.weight)
                 kept = _keep_if_empty(aux.weight, aux.model_state, model_state)
                 return (jax.tree.map(jnp.add, sums, _summed(grads, aux)), kept), None
 
@@ -73,6 +76,9 @@ def accumulate(microbatches: int) -> GradientEstimator:
                 body, (zeros, model_state), (jnp.arange(microbatches), pieces)
             )
             grads, weight, metrics = sums
+            if not isinstance(known[-1], jax.Array):
+                # Without a mask every microbatch has the same weight, a constant of the program.
+                weight = microbatches * known[-1]
             if divisor is not None:
                 share = 1.0 / divisor(weight)
                 grads = jax.tree.map(lambda g: g * jnp.asarray(share, g.dtype), grads)

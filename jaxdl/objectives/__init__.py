@@ -1,7 +1,7 @@
 """What to minimise: objectives written from modules and from plain functions."""
 
+from jaxdl.objectives.linen import supervised
 from jaxdl.objectives.means import from_mean
 from jaxdl.objectives.nnx import from_nnx
-from jaxdl.objectives.supervised import supervised
 
 __all__ = ["from_mean", "from_nnx", "supervised"]

@@ -1,6 +1,6 @@
 """What every supervised objective does with a batch: find fields, check the loss, sum by mask.
 
-Reads from: errors, protocols, reductions, metrics. Used by: objectives.supervised, objectives.nnx.
+Reads from: errors, protocols, reductions, metrics. Used by: objectives.linen, objectives.nnx.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdl.errors import BatchError, ObjectiveError
 from jaxdl.protocols import MASK, Aux, Batch, Mean, ModelState, Objective, Params
@@ -85,7 +86,7 @@ def _takes_key(loss_fn: Callable[..., Any]) -> bool:
     return len(positional) > 2 and positional[2].default is inspect.Parameter.empty
 
 
-def _rows(batch: Batch, *, masked: bool) -> jax.Array:
+def _rows(batch: Batch, *, masked: bool) -> Any:
     mask = batch.get(MASK) if isinstance(batch, Mapping) else None
     if mask is not None and masked:
         return jnp.sum(jnp.asarray(mask, jnp.float32))
@@ -95,4 +96,4 @@ def _rows(batch: Batch, *, masked: bool) -> jax.Array:
             expected="a batch without padding, or a loss that averages over the mask",
             do="use from_mean(..., masked=True) with such a loss, or remainder='drop'",
         )
-    return jnp.asarray(jax.tree.leaves(batch)[0].shape[0], jnp.float32)
+    return np.asarray(jax.tree.leaves(batch)[0].shape[0], np.float32)
