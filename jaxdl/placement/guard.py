@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import DonationError, RecompileError
-from jaxdl.protocols import PyTree
+from jaxdl.protocols import PyTree, TrainState
 from jaxdl.tree_paths import leaf_paths
 
 __all__ = ["Guarded", "Recompile", "leaf_bytes"]
@@ -104,8 +104,10 @@ class Guarded:
 
 def _check_alive(state: PyTree) -> None:
     """XLA ends the process when a donated buffer is given to several devices again."""
-    leaves = jax.tree.leaves(state)
-    if leaves and isinstance(leaves[0], jax.Array) and leaves[0].is_deleted():
+    # One leaf tells, and this runs at every step: do not walk the tree where it can be helped.
+    known = isinstance(state, TrainState)
+    first = state.step if known else next(iter(jax.tree.leaves(state)), None)
+    if isinstance(first, jax.Array) and first.is_deleted():
         raise DonationError(
             f"the state was already consumed by an earlier step: {leaf_paths(state)[0]} is gone",
             expected="the state that the last call returned",
