@@ -13,7 +13,7 @@ from jaxdl import data, metrics
 from jaxdl.errors import ConfigError
 from jaxdl.protocols import Batch, Sums
 
-__all__ = ["PlacedEvalStep", "evaluate"]
+__all__ = ["PlacedEvalStep", "check_exact", "evaluate"]
 
 _AHEAD = 16
 
@@ -72,18 +72,30 @@ def _added(sums: Sums | None, waiting: list[Sums]) -> Sums:
     return new if sums is None else metrics.add(sums, new)
 
 
-def _checked_rows(batches: data.Batches, rows: int | None) -> int:
-    local = next(iter(batches.spec.values())).shape[0]
+def check_exact(batches: data.Batches) -> None:
+    """Checks that an epoch has every example.
+
+    Args:
+        batches: to be evaluated.
+
+    Raises:
+        ConfigError: it leaves some out.
+    """
     if batches.batches_per_epoch * batches.batch_size < batches.num_examples:
         raise ConfigError(
             f"an epoch of these batches leaves out some of {batches.num_examples} examples",
             expected="batches with remainder='pad'",
             do="make them with data.Batches(source, batch_size, remainder='pad')",
         )
-    if rows is not None and rows < local:
+
+
+def _checked_rows(batches: data.Batches, rows: int | None) -> int:
+    check_exact(batches)
+    own = next(iter(batches.spec.values())).shape[0]
+    if rows is not None and rows < own:
         raise ConfigError(
-            f"rows is {rows}, the batches have {local}",
-            expected=f"at least {local}",
+            f"rows is {rows}, the batches have {own}",
+            expected=f"at least {own}",
             do="give the largest batch size of all the data sets",
         )
-    return local if rows is None else rows
+    return own if rows is None else rows

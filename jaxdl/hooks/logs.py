@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxdl.protocols import Hook, Record
 
-__all__ = ["JsonLines", "TensorBoard"]
+__all__ = ["JsonLines", "TensorBoard", "jsonable"]
 
 
 class JsonLines(Hook):
@@ -46,7 +46,7 @@ class JsonLines(Hook):
         """Appends the record."""
         if self._file is not None:
             line = {"step": record.step, "split": record.split, "time": time.time()}
-            text = json.dumps(_jsonable({**line, **record.values}), allow_nan=False)
+            text = json.dumps(jsonable({**line, **record.values}), allow_nan=False)
             os.write(self._file, f"{text}\n".encode())
 
     def close(self) -> None:
@@ -56,13 +56,19 @@ class JsonLines(Hook):
             self._file = None
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """The value in what JSON has: arrays as lists, NaN and the infinities as ``None``.
+
+    Examples:
+        >>> jsonable({"matrix": np.eye(2, dtype=int), "auroc": math.nan})
+        {'matrix': [[1, 0], [0, 1]], 'auroc': None}
+    """
     if isinstance(value, dict):
-        return {str(key): _jsonable(entry) for key, entry in value.items()}
+        return {str(key): jsonable(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_jsonable(entry) for entry in value]
+        return [jsonable(entry) for entry in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return _jsonable(value.tolist())
+        return jsonable(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

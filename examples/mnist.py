@@ -1,0 +1,63 @@
+"""MNIST or Fashion-MNIST with the network 784-128-64-10 and Adam, from prepared TFDS records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jaxdl
+from jaxdl import data, losses, metrics, models, optimizers
+
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings, all on the command line."""
+
+    dataset: Literal["mnist", "fashion_mnist"] = "mnist"
+    """Which of the two."""
+    data_dir: Path | None = None
+    """Where it is prepared; $JAXDL_DATA_DIR or ~/.cache/jaxdl when not given."""
+    steps: int = 8000
+    """Updates in all."""
+    batch_size: int = 128
+    """Examples in a batch."""
+    hidden: tuple[int, ...] = (128, 64)
+    """Width of each hidden layer."""
+    seed: int = 0
+    """Of the parameters and the order of the examples."""
+    optimizer: optimizers.OptimizerConfig = field(
+        default_factory=lambda: optimizers.OptimizerConfig(schedule="cosine")
+    )
+
+
+def recipe(config: Config) -> jaxdl.Recipe:
+    """The run that the settings describe; the last 5,000 training images validate it."""
+
+    def batches(split: str, **options: Any) -> data.Batches:
+        source = data.tfds(config.dataset, split=split, data_dir=config.data_dir)
+        return data.Batches(source, config.batch_size, **options)
+
+    return jaxdl.Recipe(
+        name=config.dataset,
+        objective=jaxdl.supervised(
+            models.MLP((*config.hidden, CLASSES)),
+            losses.softmax_cross_entropy,
+            metrics={"accuracy": metrics.accuracy()},
+        ),
+        optimizer=config.optimizer.build(config.steps),
+        train=batches("train[:55000]", seed=config.seed),
+        validation=batches("train[55000:]", shuffle=False),
+        test=batches("test", shuffle=False),
+        metrics={
+            "precision": metrics.precision(CLASSES),
+            "recall": metrics.recall(CLASSES),
+            "f1": metrics.f1(CLASSES),
+        },
+        steps=config.steps,
+        log_every=100,
+        eval_every=1000,
+        seed=config.seed,
+    )

@@ -1,0 +1,82 @@
+"""Tables on the standard output.
+
+Reads from: nothing of jaxdl. Used by: cli.training, cli.measuring, cli.doctor, cli.datasets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["bytes_in_words", "score_table", "table"]
+
+_WIDTH = 160
+_FIRST = ("loss", "accuracy", "precision", "recall", "f1")
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
+    """Prints rows as aligned columns, which wrap where the terminal is narrow.
+
+    Args:
+        rows: each of as many cells.
+        header: titles of the columns.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD if header else None, show_header=bool(header))
+    columns = len(header or rows[0])
+    for index in range(columns):
+        title = header[index] if header else ""
+        made.add_column(title, no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    console.print(made, width=None if console.is_terminal else _WIDTH)
+
+
+def score_table(scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints metrics as rows and splits as columns; matrices are left out.
+
+    Args:
+        scores: metrics by name, by split.
+    """
+    names = [
+        name
+        for name in sorted({name for values in scores.values() for name in values}, key=_order)
+        if all(np.ndim(values.get(name, 0)) == 0 for values in scores.values())
+    ]
+    rows = [[name, *(_number(values.get(name)) for values in scores.values())] for name in names]
+    table(rows, ["", *scores])
+
+
+def _order(name: str) -> tuple[int, str]:
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def bytes_in_words(count: int) -> str:
+    """A number of bytes for people.
+
+    Args:
+        count: bytes.
+
+    Examples:
+        >>> bytes_in_words(437544)
+        '427.3 KiB'
+    """
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return ""

@@ -1,0 +1,178 @@
+"""``jaxdl train FILE``: the file's settings and the run's options from one command line.
+
+Reads from: errors, data, placement, recipe, cli.files, cli.runs, cli.tables. Used by: cli.verbs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+
+from jaxdl import data
+from jaxdl.cli import runs
+from jaxdl.cli.files import Example, load
+from jaxdl.cli.tables import bytes_in_words, score_table, table
+from jaxdl.errors import ConfigError, LayoutError
+from jaxdl.placement import guard
+from jaxdl.recipe import Outcome, Placed, Recipe, place, train
+
+__all__ = ["RunOptions", "choose_devices", "read_config", "run"]
+
+_ABOUT = """Trains the recipe of FILE, saves it, and measures every split.
+
+FILE defines a frozen dataclass Config and a function recipe(config) -> Recipe. `jaxdl train FILE
+--help` lists the options of its Config too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Options of every run, whatever the file."""
+
+    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """The run's folder; runs/NAME-TIME when not given."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the run that is in the folder."""
+    devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many devices to use; all when not given."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Build, check and compile, show what would run, and train nothing."""
+    overfit_one_batch: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Give every step the same first batch: the loss of a sound model and loss goes to nothing."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no progress."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """The verb.
+
+    Args:
+        argv: the words after ``train``.
+    """
+    if argv and argv[0] in ("-h", "--help"):
+        tyro.cli(RunOptions, prog="jaxdl train FILE", description=_ABOUT, args=["--help"])
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError(
+            "jaxdl train was given no file" + (f", but {argv[0]!r}" if argv else ""),
+            expected="jaxdl train FILE [options]",
+            do="put the file first: jaxdl train examples/digits.py",
+        )
+    example = load(Path(argv[0]))
+    config, options = read_config(example, argv[1:], f"jaxdl train {argv[0]}")
+    recipe = example.build(config)
+    placed = place(recipe, devices=choose_devices(options.devices))
+    if options.dry_run:
+        _show_plan(recipe, placed)
+        return 0
+    if jax.process_count() > 1 and options.run_dir is None:
+        raise ConfigError(
+            f"{jax.process_count()} processes would each name a folder of their own",
+            expected="--run-dir, a folder that all of them reach",
+            do="add --run-dir",
+        )
+    folder = options.run_dir
+    if jax.process_index() == 0 or folder is None:
+        overwrite = options.overwrite
+        folder = runs.create(folder, recipe.name, example, config, argv[1:], overwrite=overwrite)
+    outcome = train(
+        recipe,
+        folder,
+        placed=placed,
+        one_batch=options.overfit_one_batch,
+        progress=not options.quiet,
+    )
+    _show_outcome(folder, placed, outcome)
+    return 130 if outcome.result.stopped == "interrupted by Ctrl-C" else 0
+
+
+def read_config(example: Example, argv: Sequence[str], prog: str) -> tuple[Any, RunOptions]:
+    """Reads a file's settings and the run's options from the words after the file.
+
+    Args:
+        example: the file.
+        argv: the words.
+        prog: what the help calls the command.
+
+    Raises:
+        ConfigError: the file's Config has a field that the run's options have too.
+        SystemExit: after the help (0) or a wrong option (2), which it explains.
+    """
+    own = {field.name for field in dataclasses.fields(RunOptions)}
+    taken = own & {field.name for field in dataclasses.fields(example.config)}
+    if taken:
+        raise ConfigError(
+            f"Config of {example.path} has the field {', '.join(sorted(taken))}",
+            expected="names other than the run's options: " + ", ".join(sorted(own)),
+            do="rename it",
+        )
+    settings = Annotated[example.config, tyro.conf.arg(name="")]
+    both = dataclasses.make_dataclass(
+        "Both", [("config", settings), ("run", tyro.conf.OmitArgPrefixes[RunOptions])]
+    )
+    parsed: Any = tyro.cli(both, prog=prog, description=example.about, args=list(argv))
+    return parsed.config, parsed.run
+
+
+def choose_devices(count: int | None) -> Sequence[Any] | None:
+    """The first ``count`` devices.
+
+    Args:
+        count: ``None`` for all.
+
+    Raises:
+        LayoutError: there are fewer.
+    """
+    there = jax.devices()
+    if count is None:
+        return None
+    if not 1 <= count <= len(there):
+        raise LayoutError(
+            f"{count} devices were asked for, JAX has {len(there)} ({there[0].platform})",
+            expected=f"from 1 to {len(there)}",
+            do="lower --devices; JAX_NUM_CPU_DEVICES=8 pretends 8 CPU devices",
+        )
+    return there[:count]
+
+
+def _show_outcome(folder: Path, placed: Placed, outcome: Outcome) -> None:
+    result = outcome.result
+    print(f"\n{result.step} steps in {outcome.seconds:.1f} s, {placed.parameters:,} parameters")
+    if result.stopped is not None:
+        print(f"ended before the last step: {result.stopped}")
+    score_table(outcome.scores)
+    print(f"the run is in {folder}")
+
+
+def _show_plan(recipe: Recipe, placed: Placed) -> None:
+    batch = recipe.train[0]
+    state = jax.tree.leaves(placed.state)
+    begin = time.perf_counter()
+    placed.train.compile(placed.state, batch)
+    middle = time.perf_counter()
+    placed.evaluation.compile(placed.state, data.pad_batch(batch, recipe.rows()))
+    end = time.perf_counter()
+    mesh = placed.train.mesh
+    fields = [f"{name}: {x.dtype}{list(x.shape)}" for name, x in recipe.train.spec.items()]
+    epochs = recipe.steps / recipe.train.batches_per_epoch
+    splits = [f"{name}: {each.num_examples:,}" for name, each in recipe.evaluated().items()]
+    bytes_a_device = sum(map(guard.leaf_bytes, state))
+    table(
+        [
+            ["recipe", recipe.name],
+            ["devices", f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"],
+            ["mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())],
+            ["parameters", f"{placed.parameters:,}"],
+            ["train state", f"{bytes_in_words(bytes_a_device)} on each device"],
+            ["batch", "\n".join(fields)],
+            ["batch bytes", bytes_in_words(sum(x.nbytes for x in batch.values()))],
+            ["steps", f"{recipe.steps:,}, {epochs:.1f} epochs"],
+            ["examples", "\n".join(splits)],
+            ["compiled", f"train in {middle - begin:.1f} s, evaluation in {end - middle:.1f} s"],
+        ]
+    )
+    print("dry run: nothing was trained, nothing was written")

@@ -1,0 +1,82 @@
+"""``jaxdl VERB ...``: finds the verb, runs it, turns errors into three lines and an exit code.
+
+Nothing heavy is imported before the verb is known, so ``jaxdl --help`` is quick.
+
+Reads from: errors. Used by: the ``jaxdl`` command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import jaxdl
+from jaxdl.errors import ConfigError, JaxdlError, closest
+
+__all__ = ["HELP", "main"]
+
+HELP = """\
+usage: jaxdl VERB ...
+
+  train FILE         train the recipe that a file defines
+  evaluate RUN       measure a trained run again, from its folder
+  data prepare NAME  prepare a TFDS data set from files on disk
+  data ls            list what is prepared
+  doctor             show versions and devices, what is missing and how to get it
+
+`jaxdl VERB --help` says more. A file's own options follow it:
+
+  jaxdl train examples/digits.py --steps 500 --optimizer.learning-rate 3e-3
+
+exit codes: 0 done, 1 the run failed, 2 it cannot be done as asked, 130 ended by Ctrl-C
+"""
+
+_VERBS = {
+    "train": "jaxdl.cli.training",
+    "evaluate": "jaxdl.cli.measuring",
+    "data": "jaxdl.cli.datasets",
+    "doctor": "jaxdl.cli.doctor",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the words after ``jaxdl``; those of the process when ``None``.
+
+    Returns:
+        The exit code: 0 done; 1 the run failed (an error of ``jaxdl.errors`` that is a
+        ``RuntimeError``); 2 it cannot be done as asked (any other of them); 130 ended by Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except JaxdlError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as end:
+        # tyro ends the process itself, after --help and after a wrong option.
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(jaxdl.__version__)
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in _VERBS:
+        raise ConfigError(
+            f"there is no verb {verb!r}",
+            expected=f"one of {', '.join(_VERBS)}",
+            do=f"{closest(verb, _VERBS)} (jaxdl --help lists them)",
+        )
+    return int(importlib.import_module(_VERBS[verb]).run(rest))
