@@ -145,7 +145,8 @@ def npz(
     if not path.is_file():
         raise DataError(f"there is no file {path}", expected="an .npz file", do=do)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves its own handle open when the file turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
             wanted = {key: key for key in archive.files} if fields is None else dict(fields)

@@ -36,7 +36,7 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int6
 
     Examples:
         >>> epoch_order(6, seed=0, epoch=0)
-        array([4, 5, 1, 0, 3, 2])
+        array([0, 2, 1, 5, 4, 3])
         >>> bool((epoch_order(1000, 0, 0) == epoch_order(1000, 0, 1)).all())
         False
     """
