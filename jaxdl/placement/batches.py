@@ -48,7 +48,8 @@ class BatchPlacer:
         self._rows: int | None = None
         self._masked = False
         # One CPU device reads host arrays where they are, faster than device_put hands them over.
-        first, *others = sharding.mesh.devices.flat
+        devices: Any = sharding.mesh.devices
+        first, *others = devices.flat
         self._stays = first.platform == "cpu" and not others and shape is None
 
     def put(self, batch: PyTree) -> PyTree:
@@ -117,7 +118,7 @@ class BatchPlacer:
 
 def _rows(batch: PyTree, leaves: list[Any]) -> int:
     """The number of rows of a batch of arrays; anything else is an error."""
-    shapes = [getattr(leaf, "shape", ()) for leaf in leaves]
+    shapes: list[tuple[int, ...]] = [getattr(leaf, "shape", ()) for leaf in leaves]
     even = leaves and all(shapes) and len({shape[0] for shape in shapes}) == 1 and shapes[0][0]
     if even and all(leaf.dtype.kind not in "OSUM" for leaf in leaves):
         return shapes[0][0]

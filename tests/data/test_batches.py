@@ -14,7 +14,9 @@ ROWS = 103
 
 
 def source(rows: int = ROWS):
-    return data.arrays({"x": np.arange(rows, dtype=np.float32)[:, None] * 2, "row": np.arange(rows)})
+    return data.arrays(
+        {"x": np.arange(rows, dtype=np.float32)[:, None] * 2, "row": np.arange(rows)}
+    )
 
 
 def real_rows(batches, epoch=0):
@@ -26,7 +28,9 @@ def real_rows(batches, epoch=0):
 def test_every_row_exactly_once_an_epoch(rows, batch_size, seed, epoch):
     batches = data.Batches(source(rows), batch_size, seed=seed)
     assert sorted(real_rows(batches, epoch)) == list(range(rows))
-    shapes = {tuple((k, v.shape, v.dtype.str) for k, v in sorted(b.items())) for b in batches.epoch()}
+    shapes = {
+        tuple((k, v.shape, v.dtype.str) for k, v in sorted(b.items())) for b in batches.epoch()
+    }
     assert len(shapes) == 1, "one structure for all batches"
     assert {k: (s.shape, s.dtype) for k, s in batches.spec.items()} == {
         k: (v.shape, v.dtype) for k, v in batches[0].items()

@@ -25,7 +25,10 @@ class Counting:
     def __init__(self, rows: int = 50):
         self.decoded = 0
         self._inner = data.arrays(
-            {"image": np.arange(rows * 4, dtype=np.uint8).reshape(rows, 2, 2), "label": np.arange(rows)}
+            {
+                "image": np.arange(rows * 4, dtype=np.uint8).reshape(rows, 2, 2),
+                "label": np.arange(rows),
+            }
         )
         self.spec = self._inner.spec
 

@@ -60,7 +60,9 @@ def test_an_error_in_the_thread_surfaces_after_the_batches_before_it():
 
 def test_put_runs_in_the_background():
     names = []
-    with data.prefetch(Squares(), lambda x: names.append(threading.current_thread().name), stop=2) as a:
+    with data.prefetch(
+        Squares(), lambda x: names.append(threading.current_thread().name), stop=2
+    ) as a:
         list(a)
     assert set(names) == {"jaxdl-prefetch"}
 
