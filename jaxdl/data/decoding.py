@@ -7,7 +7,6 @@ Reads from: errors, data.source. Used by: data.image_files, data.prepared.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -57,17 +56,20 @@ class Records:
         self.class_names = {name: tuple(names) for name, names in (class_names or {}).items()}
         self._examples = examples
         self._transform = transform
+        self._spec: dict[str, jax.ShapeDtypeStruct] | None = None
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    @cached_property
+    @property
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of one row, by field; those of row 0, to which all others must keep."""
-        row = {name: np.asarray(value) for name, value in self._row(0).items()}
-        for name, value in row.items():
-            check_field(name, value[None])
-        return {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in row.items()}
+        if self._spec is None:
+            row = {name: np.asarray(value) for name, value in self._row(0).items()}
+            for name, value in row.items():
+                check_field(name, value[None])
+            self._spec = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in row.items()}
+        return self._spec
 
     def gather(self, indices: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         """Decodes the rows at ``indices``, in that order.
@@ -129,7 +131,8 @@ def _uneven(
 ) -> DataError:
     got = "missing" if value is None else f"{value.dtype}{list(value.shape)}"
     return DataError(
-        f"field {name!r} is {got} in row {index} and {column.dtype}{list(column.shape[1:])} in row 0",
+        f"field {name!r} is {got} in row {index} and {column.dtype}{list(column.shape[1:])} in "
+        "row 0",
         expected="one shape and dtype in all rows, as the columns of a batch must have",
         do="bring the rows to one shape: size=(height, width) for images, a transform that pads or "
         "crops for other fields, or leave the field out",

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def cache_folder(
 
 
 @contextmanager
-def locked(final: Path) -> Iterator[None]:
+def locked(final: Path) -> Generator[None]:
     """Holds the lock of the folder ``final``, waiting for whoever has it. A dying process lets go.
 
     Args:
@@ -78,7 +78,7 @@ def locked(final: Path) -> Iterator[None]:
 
 
 @contextmanager
-def scratch(final: Path) -> Iterator[Path]:
+def scratch(final: Path) -> Generator[Path]:
     """A new folder beside ``final``, on the same file system, that is gone at the end.
 
     Only while holding ``locked(final)``: it also removes what a killed process left behind.
@@ -123,7 +123,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def disk_errors(folder: Path, needed: int | None = None) -> Iterator[None]:
+def disk_errors(folder: Path, needed: int | None = None) -> Generator[None]:
     """Turns "disk full" and "not writable" of the block into errors that say what to do.
 
     Args:

@@ -14,9 +14,9 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _builder_class() -> Any:
         """Optical Recognition of Handwritten Digits (UCI), the part that scikit-learn ships."""
 
         VERSION = tfds.core.Version(_VERSION)
-        RELEASE_NOTES = {_VERSION: "First release."}
+        RELEASE_NOTES: ClassVar[dict[str, str]] = {_VERSION: "First release."}
 
         def _info(self) -> Any:
             # Tensor, not Image: TFDS encodes Image with TensorFlow.
@@ -93,21 +93,17 @@ def _builder_class() -> Any:
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
             del dl_manager
-            return {split: _examples(rows) for split, rows in _splits().items()}
+            return {split: self._generate_examples(rows) for split, rows in _splits().items()}
 
-        def _generate_examples(self) -> Iterator[Any]:
-            raise NotImplementedError("every split brings its own generator")
+        def _generate_examples(self, rows: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+            from sklearn.datasets import load_digits
+
+            images, labels = load_digits(return_X_y=True)
+            ink = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+            for row in rows.tolist():
+                yield row, {"image": ink[row], "label": int(labels[row])}
 
     return Digits
-
-
-def _examples(rows: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    ink = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    for row in rows.tolist():
-        yield row, {"image": ink[row], "label": int(labels[row])}
 
 
 def _splits() -> dict[str, Any]:
@@ -125,7 +121,7 @@ def _splits() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def _no_progress_bar() -> Generator[None]:
     """A bar is noise for one second of work. TFDS can only switch it for the whole process."""
     import tensorflow_datasets as tfds
 

@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
         if checksum != digest(body) or body.pop("format") != _FORMAT:
             raise ValueError("its checksum or format is not the one expected")
         columns = {
-            name: Column(**{**entry, "shape": tuple(entry["shape"])})
+            name: Column(shape=tuple(entry.pop("shape")), **entry)
             for name, entry in body["columns"].items()
         }
         names = {name: tuple(names) for name, names in body["class_names"].items()}

@@ -98,7 +98,7 @@ class Prefetcher(Generic[T]):
                 self._made.put((k, put(batches[k])))
                 k += 1
             self._made.put(_End())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the consumer raises it
             error.add_note(f"while batch {k} was prepared in the background")
             self._made.put(_End(error))
 

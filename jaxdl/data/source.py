@@ -27,10 +27,14 @@ class Source(Protocol):
     """
 
     @property
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]: ...
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of one row, by field."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Equal fingerprints mean equal rows in equal order."""
+        ...
 
     def __len__(self) -> int: ...
 
