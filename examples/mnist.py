@@ -1,4 +1,13 @@
-"""MNIST or Fashion-MNIST with the network 784-128-64-10 and Adam, from prepared TFDS records."""
+"""MNIST or Fashion-MNIST with the network 784-128-64-10 and Adam, from prepared TFDS records.
+
+Prepare them once from the four original files (which needs the ``prepare`` extra)::
+
+    jaxdl data prepare mnist --from FOLDER
+
+Measured, seeds 0 to 2: MNIST test accuracy 98.0 % to 98.1 % (without dropout 97.8 % to 98.0 %),
+Fashion-MNIST 89.0 % to 89.1 %. 10 to 17 s on 2 CPU cores, which did other work too. Dropout was
+chosen on the validation images of MNIST, the last 5,000 of its training split.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +35,10 @@ class Config:
     """Examples in a batch."""
     hidden: tuple[int, ...] = (128, 64)
     """Width of each hidden layer."""
+    dropout: float = 0.1
+    """Share of the hidden units that is left out in each training step."""
     seed: int = 0
-    """Of the parameters and the order of the examples."""
+    """Of the parameters, the order of the examples, and dropout."""
     optimizer: optimizers.OptimizerConfig = field(
         default_factory=lambda: optimizers.OptimizerConfig(schedule="cosine")
     )
@@ -43,7 +54,7 @@ def recipe(config: Config) -> jaxdl.Recipe:
     return jaxdl.Recipe(
         name=config.dataset,
         objective=jaxdl.supervised(
-            models.MLP((*config.hidden, CLASSES)),
+            models.MLP((*config.hidden, CLASSES), dropout_rate=config.dropout),
             losses.softmax_cross_entropy,
             metrics={"accuracy": metrics.accuracy()},
         ),

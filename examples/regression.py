@@ -1,4 +1,8 @@
-"""Regression: the progress of diabetes after a year, from ten measurements of 442 patients."""
+"""Regression: the progress of diabetes after a year, from ten measurements of 442 patients.
+
+Measured, seeds 0 to 4: R2 on the 80 test patients 0.34 to 0.40 (linear regression on the same
+split: 0.34), on the 80 validation patients 0.52 to 0.54 (0.52). 3 s on 2 CPU cores.
+"""
 
 from __future__ import annotations
 

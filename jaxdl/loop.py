@@ -1,8 +1,7 @@
 """The loop: batches in, steps run, reports out one report late, so that the device never waits.
 
-It knows no layout, model or file. The step is placed, batch ``k`` a function of ``k``, and what
-happens around a step is a hook's. Between two log points nothing is read from the device, and no
-program but the step's own runs on it.
+It knows no layout, model or file: the step is placed, batch ``k`` a function of ``k``, the rest a
+hook's. Between log points nothing is read from the device, and only the step's program runs on it.
 
 Reads from: errors, protocols, data, metrics. Used by: recipe, and by hand.
 """
@@ -33,11 +32,9 @@ class PlacedTrainStep(Protocol):
 
     def init(self, key: Any, batch: Batch) -> Any:
         """A new state, from a key or an integer seed."""
-        ...
 
     def put(self, batch: Batch) -> Batch:
         """Moves a host batch to the devices; called from another thread."""
-        ...
 
     def __call__(self, state: Any, batch: Batch) -> tuple[Any, Sums]:
         """One update with a batch that ``put`` moved; consumes the state."""
@@ -80,9 +77,8 @@ def fit(
 ) -> FitResult:
     """Trains: update ``k + 1`` is made with ``batches[k]``.
 
-    Batches are made and moved by a background thread. The sums of the steps stay on the device
-    until the log point after theirs. Ctrl-C ends the run after the running step as if it were the
-    last; a second Ctrl-C raises ``KeyboardInterrupt`` at once.
+    A background thread makes and moves the batches. Sums stay on the device until the log point
+    after theirs. Ctrl-C ends the run after the running step; a second one raises at once.
 
     Args:
         step: a placed train step.
@@ -119,40 +115,32 @@ def fit(
         for k, batch in ahead:
             state, sums = step(state, batch)
             done = k + 1
-            journal.add(done, sums)
-            if done == steps:
-                journal.finish()
-            _call(hooks, journal, Moment(done, state, journal.log))
+            due = [hook for hook in hooks if hook.every and done % hook.every == 0]
+            if due:
+                # Steps still queued on the device would otherwise count as the hooks' time.
+                jax.block_until_ready(state)
+            journal.add(done, sums, last=done == steps)
+            _visit(hooks, due, journal, Moment(done, state, journal.log))
             if interrupted or journal.stopped is not None:
                 break
         journal.finish()
         late = [hook for hook in hooks if hook.every and done % hook.every]
-        _visit(late, journal, Moment(done, state, journal.log))
+        _visit((), late, journal, Moment(done, state, journal.log))
     reason = interrupted[0] if interrupted else journal.stopped
     return FitResult(state, done, reason if done < steps else None, tuple(journal.records))
 
 
-def _call(hooks: Sequence[Hook], journal: _Journal, moment: Moment) -> None:
+def _visit(hooks: Sequence[Hook], due: Sequence[Hook], journal: _Journal, moment: Moment) -> None:
     for hook in hooks:
         hook.tick(moment.step)
-    due = [hook for hook in hooks if hook.every and moment.step % hook.every == 0]
-    _visit(due, journal, moment)
-
-
-def _visit(hooks: Sequence[Hook], journal: _Journal, moment: Moment) -> None:
-    if not hooks:
-        return
-    # Steps still queued on the device would otherwise count as the hooks' time.
-    jax.block_until_ready(moment.state)
-    begin = time.perf_counter()
-    for hook in hooks:
-        hook.at(moment)
-    journal.pause(time.perf_counter() - begin)
+    if due:
+        begin = time.perf_counter()
+        for hook in due:
+            hook.at(moment)
+        journal.pause(time.perf_counter() - begin)
 
 
 class _Window(NamedTuple):
-    """The steps between two log points."""
-
     first: int
     last: int
     sums: list[Sums]
@@ -172,15 +160,17 @@ class _Journal:
         self._begin: float | None = None
         self._finite: tuple[int, float] | None = None
 
-    def add(self, step: int, sums: Sums) -> None:
-        """Takes the sums of one step; at a log point reads the window before."""
+    def add(self, step: int, sums: Sums, *, last: bool) -> None:
+        """Takes the sums of one step; at a log point reads the window before, at last all."""
         self._sums.append(sums)
         self._done = step
         if self._begin is None:
             self._begin = time.perf_counter()
         else:
             self._timed += 1
-        if step % self._log_every == 0:
+        if last:
+            self.finish()
+        elif step % self._log_every == 0:
             self._turn()
 
     def pause(self, seconds: float) -> None:
@@ -209,6 +199,7 @@ class _Journal:
             rates["steps_per_second"] = self._timed / seconds
             if self._rows is not None:
                 rates["examples_per_second"] = self._timed * self._rows / seconds
+        _start_copies(self._sums)
         first = self._done - len(self._sums) + 1
         self._waiting = _Window(first, self._done, self._sums, rates)
         self._sums, self._begin, self._timed = [], now, 0
@@ -217,7 +208,7 @@ class _Journal:
         window, self._waiting = self._waiting, None
         if window is None:
             return
-        values = metrics.report(metrics.total(window.sums))
+        values = metrics.report(metrics.total(_fetched(window.sums)))
         self._check_finite(window, values)
         self.log(Record(window.last, "train", {**values, **window.rates}))
 
@@ -236,11 +227,24 @@ class _Journal:
             before = f"the last finite loss was {self._finite[1]:.6g} at step {self._finite[0]}"
         raise NonFiniteError(
             f"the loss is {losses[place]} at step {window.first + place} "
-            f"(found at step {self._done}); {before}",
+            f"(seen at {self._done}); {before}",
             expected="a finite loss at every step",
             do="lower the learning rate, warm it up or clip the gradient's norm; nonfinite='skip' "
             "passes over single bad batches; JAX_DEBUG_NANS=True finds the operation",
         )
+
+
+def _start_copies(sums: list[Sums]) -> None:
+    """Lets the device send the sums as they are made. On the CPU backend they are there."""
+    if jax.default_backend() != "cpu":
+        for leaf in jax.tree.leaves(sums):
+            leaf.copy_to_host_async()
+
+
+def _fetched(sums: list[Sums]) -> list[Sums]:
+    """The sums as numpy arrays: ``jax.device_get``, which takes thrice as long for many scalars."""
+    leaves, structure = jax.tree.flatten(sums)
+    return structure.unflatten([np.asarray(leaf) for leaf in leaves])
 
 
 @contextmanager
@@ -266,7 +270,6 @@ def _interrupts() -> Generator[list[str]]:
 
 
 def _first_step(state: Any) -> int:
-    """The step counter of a state, the one read before the loop."""
     counter = getattr(state, "step", None)
     return 0 if counter is None else int(np.max(jax.device_get(counter)))
 

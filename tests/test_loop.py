@@ -32,14 +32,18 @@ def batches():
 
 
 @pytest.fixture(scope="module")
-def placed():
+def step():
     objective = jaxdl.supervised(
         models.MLP((4, CLASSES)),
         losses.softmax_cross_entropy,
         metrics={"accuracy": metrics.accuracy()},
         inputs="x",
     )
-    step = jaxdl.make_train_step(objective, optax.sgd(0.5, momentum=0.9))
+    return jaxdl.make_train_step(objective, optax.sgd(0.5, momentum=0.9))
+
+
+@pytest.fixture(scope="module")
+def placed(step):
     return jaxdl.jit(step, layout=jaxdl.single())
 
 
@@ -86,6 +90,17 @@ def test_records_and_state_are_those_of_a_synchronous_loop(placed, batches):
     assert (result.step, result.stopped) == (11, None)
 
 
+@pytest.mark.parametrize("place", [jaxdl.jit, jaxdl.pmap])
+def test_the_loop_is_the_same_wherever_the_step_lies(step, placed, batches, place):
+    one = jaxdl.fit(placed, batches, steps=6, log_every=2)
+    first = jaxdl.fit(place(step), batches, steps=3, log_every=2)
+    many = jaxdl.fit(place(step), batches, steps=6, state=first.state, log_every=2)
+    assert [record.step for record in many.records] == [4, 6]
+    for record, other in zip(many.records[1:], one.records[2:], strict=True):
+        assert record.values["loss"] == pytest.approx(other.values["loss"], rel=1e-5)
+        assert record.values["accuracy"] == other.values["accuracy"]
+
+
 def test_a_run_in_two_parts_is_the_run_in_one(placed, batches):
     whole = jaxdl.fit(placed, batches, steps=9).state
     first = jaxdl.fit(placed, batches, steps=4)
@@ -94,11 +109,33 @@ def test_a_run_in_two_parts_is_the_run_in_one(placed, batches):
     assert int(whole.step) == int(rest.state.step) == rest.step == 9
 
 
+def watch_reads(monkeypatch, reads):
+    """Counts every way by which the host can read or wait for an array."""
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            reads.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    array = type(jax.numpy.zeros(()))
+    for name in ("__array__", "__float__", "__int__", "__bool__", "item", "tolist"):
+        counted(array, name)
+    for name in ("device_get", "block_until_ready"):
+        counted(jax, name)
+    counted(array, "block_until_ready")
+    float(jax.numpy.zeros(()))
+    jax.device_get(jax.numpy.zeros(()))
+    assert {"__float__", "device_get"} <= set(reads), "the watch sees what it should"
+
+
 def test_reports_come_one_log_point_late_and_nothing_is_read_between(placed, batches, monkeypatch):
     reads = []
-    real = jax.device_get
     remember = Remember()
-    monkeypatch.setattr(jax, "device_get", lambda tree: reads.append(1) or real(tree))
+    watch_reads(monkeypatch, reads)
 
     class Count(Hook):
         def tick(self, step):

@@ -103,7 +103,11 @@ def reopen(folder: Path) -> tuple[Example, list[str], dict[str, Any]]:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as JSON holds it."""
+    """A dataclass of settings as JSON holds it.
+
+    Args:
+        config: the instance.
+    """
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 

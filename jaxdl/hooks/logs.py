@@ -59,6 +59,9 @@ class JsonLines(Hook):
 def jsonable(value: Any) -> Any:
     """The value in what JSON has: arrays as lists, NaN and the infinities as ``None``.
 
+    Args:
+        value: numbers, arrays, and lists and dictionaries of them.
+
     Examples:
         >>> jsonable({"matrix": np.eye(2, dtype=int), "auroc": math.nan})
         {'matrix': [[1, 0], [0, 1]], 'auroc': None}

@@ -17,7 +17,8 @@ from jaxdl.protocols import Hook, Record
 __all__ = ["Progress"]
 
 _REFRESH = 0.1
-_RATES = ("steps_per_second", "examples_per_second")
+_BAR = 12
+_RATES = {"steps_per_second": "steps/s", "examples_per_second": "examples/s"}
 
 
 class Progress(Hook):
@@ -36,28 +37,28 @@ class Progress(Hook):
         self._interval = interval
         self._bar: Any = None
         self._task: Any = None
-        self._steps = 0
+        self._step = self._steps = 0
         self._shown = 0.0
         self._talks = False
 
     def open(self, start: int, steps: int) -> None:
         """Shows the bar, or nothing yet."""
         self._stream = self._stream or sys.stderr
-        self._steps, self._shown = steps, time.monotonic()
+        self._step, self._steps, self._shown = start, steps, time.monotonic()
         self._talks = jax.process_index() == 0
         if self._talks and self._stream.isatty():
             self._bar = _make_bar(self._stream)
-            self._task = self._bar.add_task("compiling", total=steps, completed=start, values="")
+            self._task = self._bar.add_task("", total=steps, completed=start, values="compiling")
             self._bar.start()
 
     def tick(self, step: int) -> None:
         """Moves the bar, at most ten times a second."""
         if self._bar is None:
             return
-        now = time.monotonic()
-        if now - self._shown >= _REFRESH or step == self._steps:
+        self._step, now = step, time.monotonic()
+        if now - self._shown >= _REFRESH:
             self._shown = now
-            self._bar.update(self._task, completed=step, description="training")
+            self._bar.update(self._task, completed=step)
 
     def record(self, record: Record) -> None:
         """Shows the record."""
@@ -66,7 +67,10 @@ class Progress(Hook):
         is_train = record.split == "train"
         if self._bar is not None:
             if is_train:
-                self._bar.update(self._task, values=_words(record))
+                # What the bar, the count and the time take of the line.
+                taken = _BAR + 2 * len(str(self._steps)) + len("/") + len("0:00:00") + 3
+                words = _words(record, self._bar.console.width - taken)
+                self._bar.update(self._task, values=words)
             else:
                 self._bar.console.print(self._line(record), highlight=False)
             return
@@ -78,8 +82,9 @@ class Progress(Hook):
         self._stream.flush()
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Leaves the bar where the run ended."""
         if self._bar is not None:
+            self._bar.update(self._task, completed=self._step)
             self._bar.stop()
             self._bar = None
 
@@ -92,22 +97,25 @@ class Progress(Hook):
         return f"{place}  {record.split:10}  {_words(record)}{left}"
 
 
-def _words(record: Record) -> str:
-    parts = [
-        f"{name} {_short(value)}"
-        for name, value in record.values.items()
-        if name not in _RATES and np.ndim(value) == 0
-    ]
-    for name, unit in zip(_RATES, ("steps/s", "examples/s"), strict=True):
-        if name in record.values:
-            parts.append(f"{record.values[name]:,.{0 if record.values[name] >= 10 else 2}f} {unit}")
-    return "  ".join(parts)
+def _words(record: Record, room: int = 1000) -> str:
+    """Loss first, then rates, then the rest; those that fit into so many characters."""
+    rates = [name for name in _RATES if name in record.values]
+    others = [name for name in record.values if name != "loss" and name not in rates]
+    shown: dict[str, str] = {}
+    for name in ["loss"] * ("loss" in record.values) + rates + others:
+        value = record.values[name]
+        if np.ndim(value) == 0:
+            part = f"{name} {_short(value)}"
+            if name in rates:
+                part = f"{value:,.{0 if value >= 10 else 2}f} {_RATES[name]}"
+            if len("  ".join([*shown.values(), part])) <= room:
+                shown[name] = part
+    return "  ".join(shown.pop(name) for name in sorted(shown, key=lambda name: name in rates))
 
 
 def _short(value: Any) -> str:
-    return (
-        f"{value:.4f}" if isinstance(value, float) and 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
-    )
+    plain = isinstance(value, float) and 1e-3 <= abs(value) < 1e4
+    return f"{value:.4f}" if plain else f"{value:.4g}"
 
 
 def _duration(seconds: float) -> str:
@@ -121,13 +129,15 @@ def _duration(seconds: float) -> str:
 def _make_bar(stream: Any) -> Any:
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
 
     return progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[values]}"),
-        progress.TimeRemainingColumn(),
+        progress.BarColumn(bar_width=_BAR),
+        progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        progress.TextColumn(
+            "{task.fields[values]}", table_column=Column(no_wrap=True, overflow="ellipsis")
+        ),
         console=Console(file=stream),
         refresh_per_second=10,
     )

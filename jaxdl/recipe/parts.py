@@ -106,5 +106,9 @@ class Recipe:
 
 
 def local(batches: data.Batches) -> data.Batches:
-    """The rows of the batches that this process reads."""
+    """The rows of the batches that this process reads.
+
+    Args:
+        batches: global ones.
+    """
     return batches.host(jax.process_index(), jax.process_count())

@@ -6,6 +6,7 @@ recipe.parts. Used by: cli, and by hand.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -75,6 +76,7 @@ def place(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Placed:
         BatchError: a split lacks a field, or its batches differ from another split's.
         LayoutError: the layout does not fit the devices, or the batch the layout.
         ObjectiveError: the objective, optimizer or a metric breaks its contract.
+        DataError: a label of a columnar source names no output of the model.
     """
     step = make_train_step(
         recipe.objective,
@@ -98,6 +100,7 @@ def place(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Placed:
     }
     _check_equal(specs)
     jax.eval_shape(evaluation, state, next(iter(specs.values())))
+    _check_labels(recipe, state, next(iter(specs.values())))
     placed_eval = jit(evaluation, layout=recipe.layout, devices=devices)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     return Placed(placed, placed_eval, state, parameters)
@@ -220,6 +223,25 @@ def _check_equal(specs: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> Non
                 expected="the same fields, shapes and dtypes in every split",
                 do="read the splits the same way; give train_eval where train is transformed",
             )
+
+
+def _check_labels(recipe: Recipe, state: Any, batch: Mapping[str, Any]) -> None:
+    """Where outputs are scores of classes and ``label`` a class, every label names a score.
+
+    Data with a mask of its own may hold anything behind it, and records that are decoded one by
+    one would take too long: both are left to the loss, which is NaN at such a label.
+    """
+    key = jax.eval_shape(jax.random.key, 0)
+    loss = functools.partial(recipe.objective.loss, train=False)
+    aux = jax.eval_shape(loss, state.params, state.model_state, dict(batch), key)[1]
+    scores, label = aux.outputs, batch.get("label")
+    if label is None or label.dtype.kind not in "iu" or not hasattr(scores, "shape"):
+        return
+    if scores.shape[:-1] != label.shape:
+        return
+    for batches in recipe.evaluated().values():
+        if hasattr(batches.source, "columns") and MASK not in batches.source.spec:
+            data.check_labels(batches.source, scores.shape[-1])
 
 
 def _words(leaf: jax.ShapeDtypeStruct | None) -> str:

@@ -210,6 +210,17 @@ def test_a_run_whose_settings_changed_is_not_evaluated(tiny, jaxdl_command):
     assert "[4] became [6]" in err
 
 
+def test_a_setting_without_a_default_is_asked_for_and_remembered(tiny, jaxdl_command):
+    text = tiny.read_text().replace("steps: int = 12", "steps: int")
+    tiny.write_text(text.replace("width: int = 4", "width: int"))
+    code, _, err = jaxdl_command("train", "tiny.py", "--width", 3)
+    assert code == 2
+    assert "--steps" in err
+    train = ["train", "tiny.py", "--width", 3, "--steps", 2, "--run-dir", "r", "--quiet"]
+    assert jaxdl_command(*train)[0] == 0
+    assert jaxdl_command("evaluate", "r")[0] == 0
+
+
 def test_what_lies_beside_the_file_can_be_imported_then_and_later(tiny, jaxdl_command):
     (tiny.parent / "beside_tiny.py").write_text("ROWS = 8\n")
     tiny.write_text("from beside_tiny import ROWS\n" + tiny.read_text())
