@@ -142,6 +142,18 @@ def test_a_folder_that_cannot_be_made_is_refused_before_compute(tmp_path, idle):
             "image",
         ),
         ({"freeze": "encoder"}, jaxdl.errors.PathError, "encoder"),
+        (
+            {
+                "validation": data.Batches(
+                    data.arrays(
+                        {"x": np.zeros((3, 3), np.float32), "label": np.array([0, 2, 1], np.int32)}
+                    ),
+                    8,
+                )
+            },
+            jaxdl.errors.DataError,
+            r"holds \[2\] at rows \[1\](.|\n)*from 0 to 1",
+        ),
         ({"ema_decay": 2.0}, ObjectiveError, "ema_decay is 2.0"),
     ],
 )
