@@ -90,6 +90,19 @@ def test_records_and_state_are_those_of_a_synchronous_loop(placed, batches):
     assert (result.step, result.stopped) == (11, None)
 
 
+def test_sums_are_sent_ahead_where_the_backend_is_not_the_cpu(placed, batches, monkeypatch):
+    here = jaxdl.fit(placed, batches, steps=6, log_every=2).records
+    sent = []
+    array = type(jax.numpy.zeros(()))
+    real = array.copy_to_host_async
+    monkeypatch.setattr(array, "copy_to_host_async", lambda x: sent.append(1) or real(x))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    there = jaxdl.fit(placed, batches, steps=6, log_every=2).records
+    assert len(sent) == 6 * len(jax.tree.leaves(placed(placed.init(0, batches[0]), batches[0])[1]))
+    for one, other in zip(here, there, strict=True):
+        assert one.values["loss"] == other.values["loss"]
+
+
 @pytest.mark.parametrize("place", [jaxdl.jit, jaxdl.pmap])
 def test_the_loop_is_the_same_wherever_the_step_lies(step, placed, batches, place):
     one = jaxdl.fit(placed, batches, steps=6, log_every=2)

@@ -32,11 +32,11 @@ class PrepareOptions:
     Needs TensorFlow (the prepare extra); what it writes is read without.
     """
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """As TFDS spells it: mnist, fashion_mnist, cifar10, ..."""
-    folder: Annotated[Path, tyro.conf.arg(name="from")]
+    folder: Annotated[Path, tyro.conf.arg(name="from", metavar="FOLDER")]
     """Holds the original files under their original names, still compressed."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Where to prepare; $JAXDL_DATA_DIR or ~/.cache/jaxdl when not given."""
 
 
@@ -44,7 +44,7 @@ class PrepareOptions:
 class ListOptions:
     """Lists the data sets that are prepared."""
 
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Where to look; $JAXDL_DATA_DIR or ~/.cache/jaxdl when not given."""
 
 

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -38,9 +39,9 @@ _ASK = (
 class DoctorOptions:
     """Shows versions and devices, what is missing, and the command that brings it."""
 
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """The data folder; $JAXDL_DATA_DIR or ~/.cache/jaxdl when not given."""
-    timeout: float = 60.0
+    timeout: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0
     """Seconds to wait for JAX to find its devices."""
 
 

@@ -31,11 +31,11 @@ _Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="json")
 class EvaluateOptions:
     """Measures a trained run again, from its folder."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     split: Literal["train", "validation", "test", "all"] = "all"
     """Which split."""
-    devices: int | None = None
+    devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many devices to use; all when not given."""
     as_json: _Json = False
     """Print JSON, the matrices included, in place of the table."""

@@ -37,14 +37,15 @@ class Progress(Hook):
         self._interval = interval
         self._bar: Any = None
         self._task: Any = None
-        self._step = self._steps = 0
+        self._start = self._step = self._steps = 0
         self._shown = 0.0
         self._talks = False
 
     def open(self, start: int, steps: int) -> None:
         """Shows the bar, or nothing yet."""
         self._stream = self._stream or sys.stderr
-        self._step, self._steps, self._shown = start, steps, time.monotonic()
+        self._start = self._step = start
+        self._steps, self._shown = steps, time.monotonic()
         self._talks = jax.process_index() == 0
         if self._talks and self._stream.isatty():
             self._bar = _make_bar(self._stream)
@@ -55,6 +56,8 @@ class Progress(Hook):
         """Moves the bar, at most ten times a second."""
         if self._bar is None:
             return
+        if self._step == self._start:
+            self._bar.update(self._task, values="training")
         self._step, now = step, time.monotonic()
         if now - self._shown >= _REFRESH:
             self._shown = now
