@@ -1,7 +1,8 @@
 """Handwritten digits: the 1,797 8x8 images that scikit-learn ships, through TFDS.
 
-A LeNet-5 shape with batch normalisation, trained on images shifted by up to a pixel. Model and
-number of steps were chosen by the loss on the validation split, over five seeds.
+A LeNet-5 shape with batch normalisation, trained on images shifted by up to a pixel. Of 15
+combinations of model, augmentation and steps, the one with the lowest validation loss over five
+seeds.
 
 Measured, seeds 0 to 4: test accuracy 98.1 % to 99.4 %, median 98.3 % (one of the 360 test images
 is 0.28 %); validation 97.2 % to 98.3 %. 8 to 15 s on 2 CPU cores, which did other work too.
