@@ -56,7 +56,8 @@ def make_train_step(
 
     Args:
         objective: what to minimise.
-        optimizer: any Optax transformation.
+        optimizer: any Optax transformation. One that takes extra arguments is given ``value``, the
+            batch's mean loss (``optax.contrib.reduce_on_plateau`` reads it).
         gradient: how to differentiate; ``gradients.mean()`` when ``None``.
         ema_decay: ``d`` in (0, 1) keeps a moving average of the parameters in ``state.ema``.
         nonfinite: ``"skip"`` keeps parameters, optimizer and model state as they were when the
@@ -87,6 +88,7 @@ def make_train_step(
     """
     _check_options(objective, optimizer, ema_decay, nonfinite)
     estimator = gradients.mean() if gradient is None else gradient
+    update_from = optax.with_extra_args_support(optimizer).update
 
     def init(key: Any, batch: Batch) -> TrainState:
         init_key, state_key = jax.random.split(key)
@@ -110,7 +112,9 @@ def make_train_step(
         grads, aux = differentiate(estimator, _logged(objective, frozen), axis_name)(
             trained, state.model_state, batch, key
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        updates, opt_state = update_from(
+            grads, state.opt_state, trained, value=_mean_loss(aux.metrics)
+        )
         params = combine(optax.apply_updates(trained, updates), frozen)
         new = replace(
             state,
@@ -167,6 +171,14 @@ def _logged(objective: Objective, frozen: Params) -> Objective:
         return total, Aux(aux.weight, aux.model_state, sums)
 
     return Objective(objective.init, loss)
+
+
+def _mean_loss(sums: Sums) -> Any:
+    """What an optimizer may watch; an estimator that hands no loss on gives NaN."""
+    loss = sums.get("loss")
+    if not isinstance(loss, Mean):
+        return jnp.asarray(jnp.nan)
+    return loss.total / jnp.where(loss.weight > 0, loss.weight, 1.0)
 
 
 def _strong(x: Any) -> Any:

@@ -148,6 +148,20 @@ def test_frozen_leaves_have_no_gradient_and_no_optimizer_state():
     assert seen[0]["b"] is None
 
 
+def test_an_optimizer_may_watch_the_mean_loss():
+    seen = []
+
+    def watch(grads, state, params=None, *, value, **extra):
+        seen.append(value)
+        return grads, state
+
+    watcher = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), watch)
+    step = jaxdl.make_train_step(linear(), optax.chain(watcher, optax.sgd(0.1)))
+    state = step.init(jax.random.key(0), batch())
+    _, sums = step.update(state, batch())
+    assert float(seen[0]) == pytest.approx(jaxdl.report(jax.device_get(sums))["loss"])
+
+
 def test_frozen_pattern_that_finds_nothing():
     step = jaxdl.make_train_step(linear(), optax.sgd(0.1), freeze="^bias$")
     with pytest.raises(PathError, match="matches no parameter"):
