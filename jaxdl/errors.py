@@ -17,10 +17,14 @@ __all__ = [
     "CacheError",
     "CheckpointError",
     "ConfigError",
+    "DamagedError",
     "DataError",
+    "DivergedError",
     "DonationError",
+    "Interrupted",
     "JaxdlError",
     "LayoutError",
+    "LossSpikeError",
     "MissingExtraError",
     "NonFiniteError",
     "ObjectiveError",
@@ -90,8 +94,22 @@ class DonationError(JaxdlError, RuntimeError):
     """The compiled step does not reuse the memory of the state it was given."""
 
 
-class NonFiniteError(JaxdlError, RuntimeError):
-    """The loss or a gradient became NaN or infinite."""
+class DivergedError(JaxdlError, RuntimeError):
+    """The training went wrong at some steps.
+
+    Attributes:
+        steps: the first and the last of the steps that are suspected, where they are known.
+    """
+
+    steps: tuple[int, int] | None = None
+
+
+class NonFiniteError(DivergedError):
+    """The loss or a parameter became NaN or infinite."""
+
+
+class LossSpikeError(DivergedError):
+    """The loss rose far above what it was."""
 
 
 class ConfigError(JaxdlError, ValueError):
@@ -100,6 +118,14 @@ class ConfigError(JaxdlError, ValueError):
 
 class CheckpointError(JaxdlError, RuntimeError):
     """A run folder or checkpoint is missing, incomplete or of another shape."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint is torn, truncated, altered, or holds parameters that are not finite."""
+
+
+class Interrupted(JaxdlError, RuntimeError):  # noqa: N818 - what it says is no mistake
+    """A signal asked a waiting run to end. ``fit`` handles it; nobody else sees it."""
 
 
 class MissingExtraError(JaxdlError, ImportError):
