@@ -17,6 +17,7 @@ Reads from: nothing of jaxdl. Used by: everything.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -33,6 +34,7 @@ __all__ = [
     "GradientEstimator",
     "Hook",
     "Mean",
+    "Memory",
     "Metric",
     "ModelState",
     "Moment",
@@ -220,6 +222,22 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
+class Memory(NamedTuple):
+    """What a loop knows beside the train state, so that another one can go on from it.
+
+    Attributes:
+        window: the sums of the steps since the last train record, each leaf stacked over them.
+        hooks: what each hook remembers, by its name in the loop (``"EarlyStop:0"``).
+        due: names of the hooks that were due at this step and were not visited yet.
+        stopped: why a hook ended the run before its last step.
+    """
+
+    window: tuple[Any, ...] = ()
+    hooks: dict[str, Any] = {}  # noqa: RUF012 - read, never written
+    due: tuple[str, ...] = ()
+    stopped: str | None = None
+
+
 class Moment(NamedTuple):
     """What a hook is given when its period is over.
 
@@ -227,11 +245,16 @@ class Moment(NamedTuple):
         step: updates done.
         state: the train state, valid during the call only: the next step consumes it.
         log: hands a ``Record`` to all hooks.
+        memory: what a loop that goes on from here must know.
+        waiting: a context manager for work that may be dropped: a signal that ends the run ends it
+            at once, and the hook is visited again when the run goes on.
     """
 
     step: int
     state: Any
     log: Callable[[Record], None]
+    memory: Callable[[], Memory] = Memory
+    waiting: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 class Hook:
@@ -240,12 +263,22 @@ class Hook:
     Attributes:
         every: ``at`` is called after each step whose number is a multiple of this, and after the
             last; ``None`` never calls it. The device is waited for before the call.
+        on_interrupt: ``at`` is also called when a signal ends the run before its last step. Other
+            hooks are not, since the run that goes on visits them where they are due.
     """
 
     every: int | None = None
+    on_interrupt: bool = False
 
     def open(self, start: int, steps: int) -> None:
         """Called before step ``start + 1`` of ``steps``."""
+
+    def remember(self) -> Any:
+        """What ``recall`` needs to go on, in what JSON can hold; ``None`` when nothing."""
+        return None
+
+    def recall(self, memory: Any) -> None:
+        """Called after ``open``, when a run goes on, with what ``remember`` gave."""
 
     def tick(self, step: int) -> None:
         """Called when a step was handed to the device. Must not read arrays, and be quick."""

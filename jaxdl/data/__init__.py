@@ -18,6 +18,7 @@ from jaxdl.data.padding import pad_batch
 from jaxdl.data.prefetching import Prefetcher, prefetch
 from jaxdl.data.prepared import tfds
 from jaxdl.data.preparing import prepare
+from jaxdl.data.skipping import Skipping, with_skipped
 from jaxdl.data.source import Source
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Columns",
     "Prefetcher",
     "Records",
+    "Skipping",
     "Source",
     "Transform",
     "arrays",
@@ -41,4 +43,5 @@ __all__ = [
     "prepare",
     "records",
     "tfds",
+    "with_skipped",
 ]

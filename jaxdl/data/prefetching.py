@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from jaxdl.errors import ConfigError
+from jaxdl.errors import ConfigError, Interrupted
 
 __all__ = ["Indexable", "Prefetcher", "prefetch"]
 
@@ -77,14 +77,20 @@ class Prefetcher(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        # A run that a signal ended does not wait for data that may never come.
+        self.close(wait=not isinstance(error, Interrupted))
 
-    def close(self) -> None:
-        """Stops the thread and waits for it: at most for the batch that it is making."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stops the thread, after the batch that it is making.
+
+        Args:
+            wait: return when it has ended.
+        """
         self._ended = True
         self._closing.set()
         self._free.release()
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def _run(
         self, batches: Indexable, put: Callable[[Any], T], start: int, stop: int | None

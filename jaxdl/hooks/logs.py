@@ -2,7 +2,7 @@
 
 Only process 0 writes.
 
-Reads from: protocols. Used by: recipe, and by hand.
+Reads from: errors, protocols. Used by: recipe, and by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdl.errors import CheckpointError
 from jaxdl.protocols import Hook, Record
 
 __all__ = ["JsonLines", "TensorBoard", "jsonable"]
@@ -36,11 +37,35 @@ class JsonLines(Hook):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
+        self._lines = 0
 
     def open(self, start: int, steps: int) -> None:
         """Opens the file."""
         if jax.process_index() == 0:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._lines = self._path.read_bytes().count(b"\n")
+
+    def remember(self) -> int:
+        """How many lines there are."""
+        return self._lines
+
+    def recall(self, memory: Any) -> None:
+        """Cuts what was written after that moment: it will be measured again.
+
+        Raises:
+            CheckpointError: lines are missing.
+        """
+        if self._file is None:
+            return
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        if len(lines) < memory:
+            raise CheckpointError(
+                f"{self._path} has {len(lines)} lines, and had {memory} when the run was saved",
+                expected="the file as the run left it",
+                do="put it back, or start again with --overwrite",
+            )
+        os.ftruncate(self._file, sum(map(len, lines[:memory])))
+        self._lines = memory
 
     def record(self, record: Record) -> None:
         """Appends the record."""
@@ -48,6 +73,7 @@ class JsonLines(Hook):
             line = {"step": record.step, "split": record.split, "time": time.time()}
             text = json.dumps(jsonable({**line, **record.values}), allow_nan=False)
             os.write(self._file, f"{text}\n".encode())
+            self._lines += 1
 
     def close(self) -> None:
         """Closes the file."""
@@ -91,7 +117,9 @@ class TensorBoard(Hook):
         if jax.process_index() == 0:
             import tensorboardX
 
-            self._writer = tensorboardX.SummaryWriter(str(self._folder))
+            # What a killed run wrote beyond this step is hidden: it will be written again.
+            purge = start + 1 if start else None
+            self._writer = tensorboardX.SummaryWriter(str(self._folder), purge_step=purge)
 
     def record(self, record: Record) -> None:
         """Writes the record's numbers; arrays are left out."""

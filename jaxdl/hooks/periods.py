@@ -65,7 +65,8 @@ class Evaluate(Hook):
 
     def at(self, moment: Moment) -> None:
         """Evaluates."""
-        values = evaluate(self._step, moment.state, self._batches, rows=self._rows)
+        with moment.waiting():
+            values = evaluate(self._step, moment.state, self._batches, rows=self._rows)
         moment.log(Record(moment.step, self._split, values))
 
 
@@ -105,6 +106,16 @@ class EarlyStop(Hook):
     def open(self, start: int, steps: int) -> None:
         """Forgets the last run."""
         self._best, self._best_step, self._waited = math.nan, start, 0
+
+    def remember(self) -> list[Any]:
+        """The best so far, where it was, and how long ago."""
+        best = None if math.isnan(self._best) else self._best
+        return [best, self._best_step, self._waited]
+
+    def recall(self, memory: Any) -> None:
+        """Goes on from there."""
+        best, self._best_step, self._waited = memory
+        self._best = math.nan if best is None else best
 
     def record(self, record: Record) -> str | None:
         """Gives the reason to stop once patience is out."""

@@ -3,25 +3,24 @@
 It knows no layout, model or file: the step is placed, batch ``k`` a function of ``k``, the rest a
 hook's. Between log points nothing is read from the device, and only the step's program runs on it.
 
-Reads from: errors, protocols, data, metrics. Used by: recipe, and by hand.
+Reads from: errors, protocols, data, loop.journal, loop.signals. Used by: recipe, and by hand.
 """
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from jaxdl import data, metrics
-from jaxdl.errors import ConfigError, NonFiniteError
-from jaxdl.protocols import Batch, Hook, Moment, Record, Sums
+from jaxdl import data
+from jaxdl.errors import CheckpointError, ConfigError, Interrupted
+from jaxdl.loop.journal import Journal
+from jaxdl.loop.signals import Signals
+from jaxdl.protocols import Batch, Hook, Memory, Moment, Record, Sums
 
 __all__ = ["BatchSource", "FitResult", "PlacedTrainStep", "fit"]
 
@@ -56,12 +55,14 @@ class FitResult(NamedTuple):
         step: updates done, those before ``start`` included.
         stopped: why the run ended early, or ``None`` when all steps were done.
         records: all records, in the order in which they were made.
+        preempted: whether a SIGTERM ended it.
     """
 
     state: Any
     step: int
     stopped: str | None
     records: tuple[Record, ...]
+    preempted: bool = False
 
 
 def fit(
@@ -74,11 +75,15 @@ def fit(
     start: int | None = None,
     log_every: int = 50,
     hooks: Sequence[Hook] = (),
+    memory: Memory | None = None,
+    signals: Signals | None = None,
 ) -> FitResult:
     """Trains: update ``k + 1`` is made with ``batches[k]``.
 
     A background thread makes and moves the batches. Sums stay on the device until the log point
-    after theirs. Ctrl-C ends the run after the running step; a second one raises at once.
+    after theirs. Ctrl-C and SIGTERM end the run after the running step, or at once while it waits
+    for data or an evaluation; then only hooks that ask for it (``on_interrupt``, such as
+    ``hooks.Checkpoint``) are visited. A second one ends the process.
 
     Args:
         step: a placed train step.
@@ -90,6 +95,9 @@ def fit(
         start: updates already done; read from ``state`` when ``None``.
         log_every: steps from one train record to the next.
         hooks: called in this order.
+        memory: of the loop that saved ``state``, so that this one goes on as that one would have,
+            to the bit. ``hooks.Checkpoint`` saves it.
+        signals: the listener of a caller that goes on listening; one of its own when ``None``.
 
     Returns:
         A ``FitResult``. A train record holds the mean over its steps of what the step measures,
@@ -100,173 +108,161 @@ def fit(
         ConfigError: nothing would be done, or ``step`` is not placed.
         NonFiniteError: the loss became NaN or infinite. It is seen at the log point after the
             next, and the message names the step.
+        CheckpointError: ``memory`` is of a loop with other hooks or other sums.
     """
     start = _first_step(state) if start is None else start
-    _check(step, batches, start, steps, log_every, hooks)
-    state = step.init(seed, batches[start]) if state is None else state
-    journal = _Journal(hooks, log_every, start, getattr(batches, "batch_size", None))
-    done = start
+    memory = Memory() if memory is None else memory
+    _check(step, batches, start, steps, log_every, hooks, resumed=memory.due != ())
+    journal = Journal(
+        hooks, log_every, start, getattr(batches, "batch_size", None), window=memory.window
+    )
     with ExitStack() as stack:
+        heard = stack.enter_context(Signals()) if signals is None else signals
+        run = _Run(step, batches, steps, hooks, journal, heard)
+        if state is None:
+            with heard.idle():
+                state = step.init(seed, batches[start])
         for hook in hooks:
             stack.callback(hook.close)
             hook.open(start, steps)
-        interrupted = stack.enter_context(_interrupts())
-        ahead = stack.enter_context(data.prefetch(batches, step.put, start=start, stop=steps))
-        for k, batch in ahead:
-            state, sums = step(state, batch)
-            done = k + 1
-            due = [hook for hook in hooks if hook.every and done % hook.every == 0]
-            if due:
-                # Steps still queued on the device would otherwise count as the hooks' time.
-                jax.block_until_ready(state)
-            journal.add(done, sums, last=done == steps)
-            _visit(hooks, due, journal, Moment(done, state, journal.log))
-            if interrupted or journal.stopped is not None:
-                break
-        journal.finish()
-        late = [hook for hook in hooks if hook.every and done % hook.every]
-        _visit((), late, journal, Moment(done, state, journal.log))
-    reason = interrupted[0] if interrupted else journal.stopped
-    return FitResult(state, done, reason if done < steps else None, tuple(journal.records))
+        run.recall(memory)
+        return run.until_the_end(state, start)
 
 
-def _visit(hooks: Sequence[Hook], due: Sequence[Hook], journal: _Journal, moment: Moment) -> None:
-    for hook in hooks:
-        hook.tick(moment.step)
-    if due:
-        begin = time.perf_counter()
-        for hook in due:
-            hook.at(moment)
-        journal.pause(time.perf_counter() - begin)
+class _Run:
+    """One run of the loop: the visits that are due, and what to do when it is interrupted."""
 
+    def __init__(
+        self,
+        step: Any,
+        batches: Any,
+        steps: int,
+        hooks: Sequence[Hook],
+        journal: Journal,
+        signals: Signals,
+    ) -> None:
+        self._step, self._batches, self._steps = step, batches, steps
+        self._hooks, self._names = list(hooks), _names(hooks)
+        self._journal, self._signals = journal, signals
+        self._due: list[Hook] = []
+        self._visited: Hook | None = None
+        self._state: Any = None
+        self._done = 0
 
-class _Window(NamedTuple):
-    first: int
-    last: int
-    sums: list[Sums]
-    rates: dict[str, float]
+    def recall(self, memory: Memory) -> None:
+        """Hands the hooks what they remembered."""
+        known = dict(zip(self._names, self._hooks, strict=True))
+        strange = sorted({*memory.hooks, *memory.due} - known.keys())
+        if strange:
+            raise CheckpointError(
+                f"the run was saved with the hooks {', '.join(strange)}",
+                expected=f"hooks that are there: {', '.join(known) or 'none'}",
+                do="go on with the hooks that the run began with",
+            )
+        for name, remembered in memory.hooks.items():
+            known[name].recall(remembered)
+        self._due = [known[name] for name in memory.due]
+        self._journal.stopped = memory.stopped
 
+    def until_the_end(self, state: Any, start: int) -> FitResult:
+        """Runs to the last step, to a hook's reason to stop, or to a signal."""
+        self._state, self._done = state, start
+        journal, signals = self._journal, self._signals
+        try:
+            self._visit(self._due)
+            if start < self._steps and journal.stopped is None:
+                self._train(start)
+            if self._done == self._steps or journal.stopped is not None:
+                journal.finish()
+                self._visit([h for h in self._hooks if h.every and self._done % h.every])
+        except Interrupted:
+            pass
+        reason = signals.reason
+        ended = self._done == self._steps or journal.stopped is not None
+        interrupted = reason is not None and (not ended or bool(self._due))
+        if interrupted:
+            self._visit_interrupted()
+        stopped = reason if interrupted else journal.stopped
+        if not interrupted and self._done == self._steps:
+            stopped = None
+        return FitResult(
+            self._state, self._done, stopped, tuple(journal.records), signals.preempted
+        )
 
-class _Journal:
-    """Collects the sums of steps on the device and reads each window one report late."""
+    def _train(self, start: int) -> None:
+        journal, signals, steps = self._journal, self._signals, self._steps
+        with data.prefetch(self._batches, self._step.put, start=start, stop=steps) as ahead:
+            for _ in range(start, steps):
+                with signals.waiting():
+                    k, batch = next(ahead)
+                if k == start:
+                    # The first call compiles, and nothing is unsaved yet.
+                    with signals.idle():
+                        self._state, sums = self._step(self._state, batch)
+                else:
+                    self._state, sums = self._step(self._state, batch)
+                self._done = k + 1
+                self._after_step(sums)
+                if journal.stopped is not None or signals.seen_at(self._done):
+                    return
 
-    def __init__(self, hooks: Sequence[Hook], log_every: int, start: int, rows: int | None) -> None:
-        self.records: list[Record] = []
-        self.stopped: str | None = None
-        self._hooks, self._log_every, self._rows = hooks, log_every, rows
-        self._sums: list[Sums] = []
-        self._waiting: _Window | None = None
-        self._done, self._timed = start, 0
-        self._begin: float | None = None
-        self._finite: tuple[int, float] | None = None
-
-    def add(self, step: int, sums: Sums, *, last: bool) -> None:
-        """Takes the sums of one step; at a log point reads the window before, at last all."""
-        self._sums.append(sums)
-        self._done = step
-        if self._begin is None:
-            self._begin = time.perf_counter()
-        else:
-            self._timed += 1
-        if last:
-            self.finish()
-        elif step % self._log_every == 0:
-            self._turn()
-
-    def pause(self, seconds: float) -> None:
-        """Leaves a time out of the rates."""
-        self._begin = (self._begin or time.perf_counter()) + seconds
-
-    def finish(self) -> None:
-        """Reads all that is left, waiting for it."""
-        if self._sums:
-            jax.block_until_ready(self._sums[-1])
-            self._turn()
-        self._read()
-
-    def log(self, record: Record) -> None:
-        """Hands a record to every hook; the first reason to stop holds."""
-        self.records.append(record)
+    def _after_step(self, sums: Sums) -> None:
+        done, journal = self._done, self._journal
+        due = [hook for hook in self._hooks if hook.every and done % hook.every == 0]
+        if due:
+            # Steps still queued on the device would otherwise count as the hooks' time.
+            jax.block_until_ready(self._state)
+        journal.add(done, sums, last=done == self._steps)
         for hook in self._hooks:
-            self.stopped = hook.record(record) or self.stopped
+            hook.tick(done)
+        if due:
+            # Records are made in the order of their steps, wherever the run was cut.
+            journal.read()
+            self._visit(due)
 
-    def _turn(self) -> None:
-        self._read()
-        now = time.perf_counter()
-        seconds = now - (self._begin or now)
-        rates: dict[str, float] = {}
-        if self._timed and seconds > 0:
-            rates["steps_per_second"] = self._timed / seconds
-            if self._rows is not None:
-                rates["examples_per_second"] = self._timed * self._rows / seconds
-        _start_copies(self._sums)
-        first = self._done - len(self._sums) + 1
-        self._waiting = _Window(first, self._done, self._sums, rates)
-        self._sums, self._begin, self._timed = [], now, 0
+    def _visit(self, due: Sequence[Hook]) -> None:
+        self._due = list(due)
+        begin = time.perf_counter()
+        while self._due:
+            if self._journal.stopped is not None:
+                # No step will complete the window: its record comes before the last save.
+                self._journal.finish()
+            self._visited = self._due[0]
+            self._visited.at(self._moment())
+            self._due.pop(0)
+        self._visited = None
+        if due:
+            self._journal.pause(time.perf_counter() - begin)
 
-    def _read(self) -> None:
-        window, self._waiting = self._waiting, None
-        if window is None:
-            return
-        values = metrics.report(metrics.total(_fetched(window.sums)))
-        self._check_finite(window, values)
-        self.log(Record(window.last, "train", {**values, **window.rates}))
+    def _visit_interrupted(self) -> None:
+        self._journal.read()
+        for hook in self._hooks:
+            if hook.on_interrupt:
+                self._visited = hook
+                hook.at(self._moment())
+        self._visited = None
 
-    def _check_finite(self, window: _Window, values: dict[str, Any]) -> None:
-        if "loss" not in values or "skipped" in values:
-            return
-        if np.isfinite(values["loss"]):
-            self._finite = (window.last, values["loss"])
-            return
-        losses = [metrics.report({"loss": sums["loss"]})["loss"] for sums in window.sums]
-        place = next((i for i, loss in enumerate(losses) if not np.isfinite(loss)), 0)
-        if place:
-            self._finite = (window.first + place - 1, losses[place - 1])
-        before = "no step had a finite loss"
-        if self._finite is not None:
-            before = f"the last finite loss was {self._finite[1]:.6g} at step {self._finite[0]}"
-        raise NonFiniteError(
-            f"the loss is {losses[place]} at step {window.first + place} "
-            f"(seen at {self._done}); {before}",
-            expected="a finite loss at every step",
-            do="lower the learning rate, warm it up or clip the gradient's norm; nonfinite='skip' "
-            "passes over single bad batches; JAX_DEBUG_NANS=True finds the operation",
+    def _moment(self) -> Moment:
+        return Moment(
+            self._done, self._state, self._journal.log, self._memory, self._signals.waiting
+        )
+
+    def _memory(self) -> Memory:
+        named = list(zip(self._names, self._hooks, strict=True))
+        remembered = {name: hook.remember() for name, hook in named}
+        waiting = [id(hook) for hook in self._due if hook is not self._visited]
+        return Memory(
+            window=self._journal.window(),
+            hooks={name: value for name, value in remembered.items() if value is not None},
+            due=tuple(name for name, hook in named if id(hook) in waiting),
+            stopped=self._journal.stopped,
         )
 
 
-def _start_copies(sums: list[Sums]) -> None:
-    """Lets the device send the sums as they are made. On the CPU backend they are there."""
-    if jax.default_backend() != "cpu":
-        for leaf in jax.tree.leaves(sums):
-            leaf.copy_to_host_async()
-
-
-def _fetched(sums: list[Sums]) -> list[Sums]:
-    """The sums as numpy arrays: ``jax.device_get``, which takes thrice as long for many scalars."""
-    leaves, structure = jax.tree.flatten(sums)
-    return structure.unflatten([np.asarray(leaf) for leaf in leaves])
-
-
-@contextmanager
-def _interrupts() -> Generator[list[str]]:
-    """A list that is no longer empty once Ctrl-C was pressed; the second press raises."""
-    seen: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append("interrupted by Ctrl-C")
-        sys.stderr.write("Ctrl-C: ending after the running step (again to stop at once)\n")
-        sys.stderr.flush()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _names(hooks: Sequence[Hook]) -> list[str]:
+    """A name for each hook: its class, and which of that class it is."""
+    kinds = [type(hook).__name__ for hook in hooks]
+    return [f"{kind}:{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
 
 
 def _first_step(state: Any) -> int:
@@ -275,14 +271,21 @@ def _first_step(state: Any) -> int:
 
 
 def _check(
-    step: Any, batches: Any, start: int, steps: int, log_every: int, hooks: Sequence[Hook]
+    step: Any,
+    batches: Any,
+    start: int,
+    steps: int,
+    log_every: int,
+    hooks: Sequence[Hook],
+    *,
+    resumed: bool,
 ) -> None:
     wrong = None
     if not all(callable(getattr(step, name, None)) for name in ("init", "put", "__call__")):
         wrong = f"fit got a {type(step).__name__}", "a placed train step", "jaxdl.jit(step)"
     elif steps < 1:
         wrong = f"steps is {steps}", "at least 1", "give the number of updates to make"
-    elif not 0 <= start < steps:
+    elif not 0 <= start < steps and not (resumed and start == steps):
         wrong = (
             f"the run starts after step {start} and ends with step {steps}",
             "steps beyond the start",
