@@ -1,12 +1,13 @@
 """``jaxdl evaluate RUN``: a run's recipe rebuilt from its folder, restored and measured.
 
-Reads from: errors, checkpoints, recipe, hooks, cli.runs, cli.tables, cli.training.
+Reads from: checkpoints, recipe, hooks, cli.tables, cli.training.
 Used by: cli.verbs.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,8 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxdl import checkpoints
-from jaxdl.cli import runs
 from jaxdl.cli.tables import score_table
-from jaxdl.cli.training import choose_devices, read_config
-from jaxdl.errors import CheckpointError
+from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.hooks.logs import jsonable
 from jaxdl.recipe import place, score
 
@@ -35,6 +34,8 @@ class EvaluateOptions:
     """The run's folder."""
     split: Literal["train", "validation", "test", "all"] = "all"
     """Which split."""
+    step: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """The checkpoint of which step; the newest when not given."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many devices to use; all when not given."""
     as_json: _Json = False
@@ -48,22 +49,15 @@ def run(argv: Sequence[str]) -> int:
         argv: the words after ``evaluate``.
     """
     options = tyro.cli(EvaluateOptions, prog="jaxdl evaluate", args=list(argv))
-    example, arguments, recorded = runs.reopen(options.run)
-    config, _ = read_config(example, arguments, "jaxdl train")
-    now = runs.plain(config)
-    if now != recorded:
-        changed = sorted(k for k in {*now, *recorded} if now.get(k) != recorded.get(k))
-        raise CheckpointError(
-            f"the settings {', '.join(changed)} of {options.run} are not those of the run",
-            expected="the versions and the recipe.py that it was trained with",
-            do=f"see config.json in it: {[recorded.get(k) for k in changed]} became "
-            f"{[now.get(k) for k in changed]}",
-        )
-    recipe = example.build(config)
+    example, config, run_options = reopened(options.run)
+    recipe = with_options(example.build(config), run_options)
     placed = place(recipe, devices=choose_devices(options.devices))
-    state = checkpoints.restore(options.run / "checkpoint", placed.state)
+    store = checkpoints.Checkpoints(options.run / "checkpoints")
+    restored = store.restore(placed.state, step=options.step)
+    if restored.step < recipe.steps:
+        print(f"measured after step {restored.step} of {recipe.steps}", file=sys.stderr)
     splits = () if options.split == "all" else (options.split,)
-    scores = score(recipe, placed, state, splits)
+    scores = score(recipe, placed, restored.state, splits)
     if options.as_json:
         print(json.dumps(jsonable(scores), indent=2, allow_nan=False))
     else:

@@ -5,9 +5,9 @@
     runs/NAME-TIME/config.json      settings, options as given, versions
                    recipe.py        the file that was run
                    metrics.jsonl    records     tensorboard/   the same as event files
-                   checkpoint/      last state  summary.json   scores of every split
+                   checkpoints/     by step     summary.json   scores of every split
 
-Reads from: errors, recipe, cli.files. Used by: cli.training, cli.measuring.
+Reads from: errors, checkpoints, cli.files. Used by: cli.training, cli.measuring.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdl.checkpoints import lock
 from jaxdl.cli.files import Example, load
 from jaxdl.errors import CheckpointError, ConfigError, closest
 
-__all__ = ["create", "plain", "reopen"]
+__all__ = ["create", "go_on", "is_run", "plain", "reopen"]
 
 _PACKAGES = ("jaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -77,6 +78,44 @@ def create(
     return folder
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run.
+
+    Args:
+        folder: it need not exist.
+    """
+    return (folder / "config.json").is_file() and (folder / "recipe.py").is_file()
+
+
+def go_on(folder: Path, example: Example, config: Any) -> None:
+    """Checks that a folder holds the run that is asked for, so that it can be gone on with.
+
+    Args:
+        folder: of the run.
+        example: the file.
+        config: its settings.
+
+    Raises:
+        ConfigError: the settings or the file are others.
+    """
+    _, _, recorded = reopen(folder)
+    now = plain(config)
+    changed = [
+        f"{name}: {recorded.get(name)!r} became {now.get(name)!r}"
+        for name in sorted({*now, *recorded})
+        if now.get(name) != recorded.get(name)
+    ]
+    if example.path.read_bytes() != (folder / "recipe.py").read_bytes():
+        changed.append(f"{example.path} is not the file that was run")
+    if changed:
+        raise ConfigError(
+            f"{folder} holds another run already:\n    " + "\n    ".join(changed),
+            expected="the file and the settings that it began with",
+            do=f"jaxdl resume {folder} goes on with those; for a new run give another --run-dir, "
+            "or add --overwrite",
+        )
+
+
 def reopen(folder: Path) -> tuple[Example, list[str], dict[str, Any]]:
     """The file of a run, the options it was started with, and its settings as recorded.
 
@@ -118,11 +157,11 @@ def _fresh(name: str) -> Path:
 
 
 def _make_room(folder: Path, *, overwrite: bool) -> None:
-    is_run = (folder / "config.json").is_file() and (folder / "recipe.py").is_file()
-    if not (overwrite and is_run):
+    if not (overwrite and is_run(folder)):
         raise ConfigError(
-            f"{folder} holds a run already" if is_run else f"{folder} exists and is no run folder",
-            expected="a new or empty folder",
-            do="choose another --run-dir" + (", or add --overwrite" if is_run else ""),
+            f"{folder} exists and is no run folder",
+            expected="a new or empty folder, or that of a run",
+            do="choose another --run-dir",
         )
-    shutil.rmtree(folder)
+    with lock(folder):
+        shutil.rmtree(folder)

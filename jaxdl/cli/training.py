@@ -18,11 +18,22 @@ from jaxdl import data
 from jaxdl.cli import runs
 from jaxdl.cli.files import Example, load
 from jaxdl.cli.tables import bytes_in_words, score_table, table
-from jaxdl.errors import ConfigError, LayoutError
+from jaxdl.errors import CheckpointError, ConfigError, LayoutError
+from jaxdl.loop import PREEMPTED
 from jaxdl.placement import guard
 from jaxdl.recipe import Outcome, Placed, Recipe, place, train
 
-__all__ = ["RunOptions", "choose_devices", "read_config", "run"]
+__all__ = [
+    "ResumeOptions",
+    "RunOptions",
+    "choose_devices",
+    "finish",
+    "read_config",
+    "reopened",
+    "resume",
+    "run",
+    "with_options",
+]
 
 _ABOUT = """Trains the recipe of FILE, saves it, and measures every split.
 
@@ -37,13 +48,27 @@ class RunOptions:
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """The run's folder; runs/NAME-TIME when not given."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace the run that is in the folder."""
+    """Replace the run that is in the folder; otherwise it is gone on with."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many devices to use; all when not given."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Build, check and compile, show what would run, and train nothing."""
     overfit_one_batch: tyro.conf.FlagCreatePairsOff[bool] = False
     """Give every step the same first batch: the loss of a sound model and loss goes to nothing."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no progress."""
+    checkpoint_every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Steps from one checkpoint to the next; as the file says when not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeOptions:
+    """Goes on with a run that was cut, from its folder, as if it had not been."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many devices to use; all when not given. On as many as before it goes on to the bit."""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show no progress."""
 
@@ -64,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
         )
     example = load(Path(argv[0]))
     config, options = read_config(example, argv[1:], f"jaxdl train {argv[0]}")
-    recipe = example.build(config)
+    recipe = with_options(example.build(config), options)
     placed = place(recipe, devices=choose_devices(options.devices))
     if options.dry_run:
         _show_plan(recipe, placed)
@@ -76,9 +101,75 @@ def run(argv: Sequence[str]) -> int:
             do="add --run-dir",
         )
     folder = options.run_dir
-    if jax.process_index() == 0 or folder is None:
+    if folder is not None and runs.is_run(folder) and not options.overwrite:
+        runs.go_on(folder, example, config)
+    elif jax.process_index() == 0 or folder is None:
         overwrite = options.overwrite
         folder = runs.create(folder, recipe.name, example, config, argv[1:], overwrite=overwrite)
+    return finish(recipe, folder, placed, options)
+
+
+def resume(argv: Sequence[str]) -> int:
+    """The verb ``resume``.
+
+    Args:
+        argv: the words after it.
+    """
+    options = tyro.cli(ResumeOptions, prog="jaxdl resume", args=list(argv))
+    example, config, recorded = reopened(options.run)
+    given = dataclasses.replace(recorded, quiet=options.quiet, devices=options.devices)
+    recipe = with_options(example.build(config), given)
+    placed = place(recipe, devices=choose_devices(options.devices))
+    return finish(recipe, options.run, placed, given)
+
+
+def reopened(folder: Path) -> tuple[Example, Any, RunOptions]:
+    """The file of a run, its settings, and the options that it was started with.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        CheckpointError: it is no run, or its file now gives other settings.
+    """
+    example, arguments, recorded = runs.reopen(folder)
+    config, options = read_config(example, arguments, "jaxdl train")
+    now = runs.plain(config)
+    if now != recorded:
+        changed = sorted(k for k in {*now, *recorded} if now.get(k) != recorded.get(k))
+        raise CheckpointError(
+            f"the settings {', '.join(changed)} of {folder} are not those of the run",
+            expected="the versions and the recipe.py that it was trained with",
+            do=f"see config.json in it: {[recorded.get(k) for k in changed]} became "
+            f"{[now.get(k) for k in changed]}",
+        )
+    return example, config, options
+
+
+def with_options(recipe: Recipe, options: RunOptions) -> Recipe:
+    """The recipe with what the run's options say of it.
+
+    Args:
+        recipe: of the file.
+        options: of the run.
+    """
+    if options.checkpoint_every is None:
+        return recipe
+    return dataclasses.replace(recipe, checkpoint_every=options.checkpoint_every)
+
+
+def finish(recipe: Recipe, folder: Path, placed: Placed, options: RunOptions) -> int:
+    """Trains to the end, or goes on to it, and shows what came out.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        placed: its programs.
+        options: of the run.
+
+    Returns:
+        The exit code.
+    """
     outcome = train(
         recipe,
         folder,
@@ -86,6 +177,9 @@ def run(argv: Sequence[str]) -> int:
         one_batch=options.overfit_one_batch,
         progress=not options.quiet,
     )
+    if outcome.result.preempted:
+        print(f"saved after step {outcome.result.step}; jaxdl resume {folder} goes on")
+        return PREEMPTED
     _show_outcome(folder, placed, outcome)
     return 130 if outcome.result.stopped == "interrupted by Ctrl-C" else 0
 
@@ -141,7 +235,12 @@ def choose_devices(count: int | None) -> Sequence[Any] | None:
 
 def _show_outcome(folder: Path, placed: Placed, outcome: Outcome) -> None:
     result = outcome.result
-    print(f"\n{result.step} steps in {outcome.seconds:.1f} s, {placed.parameters:,} parameters")
+    done = f"{result.step} steps in {outcome.seconds:.1f} s"
+    if outcome.started:
+        done = (
+            f"{result.step} steps, gone on with after {outcome.started}, in {outcome.seconds:.1f} s"
+        )
+    print(f"\n{done}, {placed.parameters:,} parameters")
     if result.stopped is not None:
         print(f"ended before the last step: {result.stopped}")
     score_table(outcome.scores)

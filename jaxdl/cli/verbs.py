@@ -20,7 +20,10 @@ HELP = """\
 usage: jaxdl VERB ...
 
   train FILE         train the recipe that a file defines
+  resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
+  checkpoint ...     list, verify, compare and export the checkpoints of a run
+  replay RUN         repeat one step of a run with every operation watched
   data prepare NAME  prepare a TFDS data set from files on disk
   data ls            list what is prepared
   doctor             show versions and devices, what is missing and how to get it
@@ -29,14 +32,18 @@ usage: jaxdl VERB ...
 
   jaxdl train examples/digits.py --steps 500 --optimizer.learning-rate 3e-3
 
-exit codes: 0 done, 1 the run failed, 2 it cannot be done as asked, 130 ended by Ctrl-C
+exit codes: 0 done, 1 the run failed, 2 it cannot be done as asked, 75 ended by SIGTERM and saved
+(start it again to go on), 130 ended by Ctrl-C
 """
 
 _VERBS = {
-    "train": "jaxdl.cli.training",
-    "evaluate": "jaxdl.cli.measuring",
-    "data": "jaxdl.cli.datasets",
-    "doctor": "jaxdl.cli.doctor",
+    "train": "jaxdl.cli.training:run",
+    "resume": "jaxdl.cli.training:resume",
+    "checkpoint": "jaxdl.cli.checkpoints:run",
+    "replay": "jaxdl.cli.replaying:run",
+    "evaluate": "jaxdl.cli.measuring:run",
+    "data": "jaxdl.cli.datasets:run",
+    "doctor": "jaxdl.cli.doctor:run",
 }
 
 
@@ -48,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done; 1 the run failed (an error of ``jaxdl.errors`` that is a
-        ``RuntimeError``); 2 it cannot be done as asked (any other of them); 130 ended by Ctrl-C.
+        ``RuntimeError``); 2 it cannot be done as asked (any other of them); 75 ended by SIGTERM
+        and saved; 130 ended by Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -79,4 +87,5 @@ def _run(words: list[str]) -> int:
             expected=f"one of {', '.join(_VERBS)}",
             do=f"{closest(verb, _VERBS)} (jaxdl --help lists them)",
         )
-    return int(importlib.import_module(_VERBS[verb]).run(rest))
+    module, _, function = _VERBS[verb].partition(":")
+    return int(getattr(importlib.import_module(module), function)(rest))

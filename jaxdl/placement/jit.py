@@ -6,7 +6,9 @@ evaluation, recipe, and by hand.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, overload
 
 import jax
@@ -176,6 +178,10 @@ class PlacedStep(_Placed):
         self._wait(state)
         return state
 
+    def logical(self, state: PyTree) -> PyTree:
+        """The state as it is stored: itself."""
+        return state
+
     def abstract_state(self, batch: Batch) -> PyTree:
         """The state's shapes, dtypes and shardings, with nothing allocated."""
         batch = self.put(batch)
@@ -194,8 +200,11 @@ class PlacedStep(_Placed):
         """
         batch = self.put(batch)
         shardings = self.shardings(state)
+        update = self._step.update
+        if "batch_sharding" in inspect.signature(update).parameters:
+            update = partial(update, batch_sharding=self._batch_sharding)
         jitted = jax.jit(
-            self._step.update,
+            update,
             in_shardings=(shardings, self._batch_sharding),
             out_shardings=(shardings, self._replicated),
             donate_argnums=0,

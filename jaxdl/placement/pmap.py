@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxdl.errors import LayoutError
 from jaxdl.placement.batches import BatchPlacer
@@ -143,6 +143,28 @@ class PmappedStep(_Pmapped):
         self._wait(state)
         return state
 
+    def logical(self, state: PyTree) -> PyTree:
+        """The state as it is stored: the first device's copy, on the host.
+
+        Raises:
+            LayoutError: the state has no leading axis of this many devices.
+        """
+        _check_mapped(state, len(self.devices))
+        return jax.tree.map(_first_copy, state)
+
+    def abstract_state(self, batch: Batch) -> PyTree:
+        """The unmapped state's shapes, dtypes and shardings; ``place`` maps a state of them.
+
+        Args:
+            batch: any host batch of the run.
+        """
+        key = jax.eval_shape(jax.random.key, 0)
+        one = SingleDeviceSharding(self.devices[0])
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one),
+            jax.eval_shape(self._step.init, key, batch),
+        )
+
     def __call__(self, state: PyTree, batch: Batch) -> tuple[PyTree, Sums]:
         """One update. The state given is consumed; the sums are global and unmapped.
 
@@ -206,6 +228,14 @@ def _check_mapped(state: PyTree, count: int) -> None:
             expected=f"a mapped state, with a leading axis of {count} devices",
             do="make it with step.init, or place an unmapped state with step.place(state)",
         )
+
+
+def _first_copy(leaf: Any) -> Any:
+    """Indexing the array would compile a program for every shape; its first shard is at hand."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        words = _first_copy(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+    return np.asarray(leaf.addressable_shards[0].data)[0]
 
 
 def from_pmap_state(state: PyTree) -> PyTree:

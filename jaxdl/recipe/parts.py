@@ -1,6 +1,7 @@
 """What a run is made of: a frozen dataclass that names the parts.
 
-Reads from: errors, protocols, layouts, data, hooks. Used by: recipe.running, cli, and by hand.
+Reads from: errors, protocols, layouts, data, checkpoints, hooks. Used by: the rest of recipe, cli,
+and by hand.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import jax
 import optax
 
 from jaxdl import data
+from jaxdl.checkpoints import Keep
 from jaxdl.errors import ConfigError
-from jaxdl.hooks import EarlyStop
+from jaxdl.hooks import EarlyStop, LossSpike
 from jaxdl.layouts import Layout
 from jaxdl.protocols import GradientEstimator, Hook, Metric, Objective
 
@@ -37,8 +39,15 @@ class Recipe:
         train_eval: the training split as evaluation should see it; the source of ``train`` without
             its transform when ``None``. Give it where the transform does more than augment.
         metrics: measured in evaluation, besides those of the objective.
-        gradient, ema_decay, nonfinite, freeze: as in ``make_train_step``. With ``ema_decay``
-            evaluation measures the average.
+        gradient, ema_decay, freeze: as in ``make_train_step``. With ``ema_decay`` evaluation
+            measures the average.
+        nonfinite: ``"propagate"`` ends the run when its loss is not finite, the last good
+            checkpoint kept; ``"skip"`` leaves a step out whose gradient is not, and counts it;
+            ``"rollback"`` goes back to the last checkpoint before and leaves those batches out,
+            for a loss spike too.
+        spike: ends the run (or rolls it back) when the loss jumps.
+        checkpoint_every: steps from one checkpoint to the next; as ``eval_every`` when ``None``.
+        keep: which checkpoints stay.
         layout: where arrays lie; ``data_parallel()`` when ``None``.
         seed: of the parameters and of the steps' randomness.
         log_every: steps from one train record to the next.
@@ -61,7 +70,10 @@ class Recipe:
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
     gradient: GradientEstimator | None = None
     ema_decay: float | None = None
-    nonfinite: Literal["propagate", "skip"] = "propagate"
+    nonfinite: Literal["propagate", "skip", "rollback"] = "propagate"
+    spike: LossSpike | None = None
+    checkpoint_every: int | None = None
+    keep: Keep = field(default_factory=Keep)
     freeze: str | Sequence[str] | None = None
     layout: Layout | None = None
     seed: int = 0
@@ -81,6 +93,11 @@ class Recipe:
                 "at least 1, or None for once an epoch",
             ),
             (
+                self.checkpoint_every is not None and self.checkpoint_every < 1,
+                f"checkpoint_every is {self.checkpoint_every}",
+                "at least 1, or None for as often as validation",
+            ),
+            (
                 self.early_stop is not None and self.validation is None,
                 "early_stop is set without validation batches",
                 "batches whose metric it can watch",
@@ -90,6 +107,10 @@ class Recipe:
                 raise ConfigError(
                     f"recipe {self.name!r}: {what}", expected=expected, do="change the setting"
                 )
+
+    def period(self) -> int:
+        """Steps from one validation to the next."""
+        return self.eval_every or self.train.batches_per_epoch
 
     def evaluated(self) -> dict[str, data.Batches]:
         """The splits that are measured at the end, each host's own rows."""

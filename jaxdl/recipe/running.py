@@ -1,53 +1,36 @@
-"""A recipe put together and run: its programs placed, trained, saved, measured.
+"""A recipe run: trained, saved, measured; and a run that was cut, gone on with.
 
-Reads from: errors, protocols, data, metrics, step, checkpoints, placement, evaluation, hooks, loop,
-recipe.parts. Used by: cli, and by hand.
+Reads from: errors, protocols, data, metrics, checkpoints, evaluation, hooks, loop, recipe.parts,
+recipe.placing, recipe.resuming. Used by: cli, and by hand.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import math
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from jaxdl import checkpoints, data, metrics
-from jaxdl.errors import BatchError, CheckpointError, ConfigError
-from jaxdl.evaluation import check_exact, evaluate
-from jaxdl.hooks import Evaluate, JsonLines, Progress, TensorBoard
+from jaxdl.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from jaxdl.evaluation import evaluate
+from jaxdl.hooks import Checkpoint, Evaluate, JsonLines, Progress, TensorBoard
 from jaxdl.hooks.logs import jsonable
-from jaxdl.loop import FitResult, fit
-from jaxdl.placement import PlacedFunction, PlacedStep, jit
-from jaxdl.protocols import MASK, Batch, Hook
+from jaxdl.loop import FitResult, Signals, fit
+from jaxdl.protocols import Batch, Hook, Memory
 from jaxdl.recipe.parts import Recipe, local
-from jaxdl.step import make_eval_step, make_train_step
+from jaxdl.recipe.placing import Placed, place
+from jaxdl.recipe.resuming import Beginning, begin, go_back, position
 
-__all__ = ["Outcome", "Placed", "Scores", "place", "score", "train"]
+__all__ = ["Outcome", "Scores", "score", "train"]
 
 Scores = dict[str, dict[str, Any]]
 """Metrics by name, by split."""
-
-
-class Placed(NamedTuple):
-    """The programs of a recipe, not compiled yet.
-
-    Attributes:
-        train: the placed train step.
-        evaluation: the placed eval step.
-        state: the train state's shapes, dtypes and shardings.
-        parameters: how many there are.
-    """
-
-    train: PlacedStep
-    evaluation: PlacedFunction
-    state: Any
-    parameters: int
 
 
 class Outcome(NamedTuple):
@@ -55,55 +38,15 @@ class Outcome(NamedTuple):
 
     Attributes:
         result: of ``fit``.
-        scores: metrics by split, on every example of it.
+        scores: metrics by split, on every example of it; empty when a SIGTERM ended the run.
         seconds: from the first program to the last score.
+        started: updates that were done when it began; 0 for a new run.
     """
 
     result: FitResult
     scores: Scores
     seconds: float
-
-
-def place(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Placed:
-    """Builds the programs and checks them against every split; computes nothing.
-
-    Args:
-        recipe: the recipe.
-        devices: the devices to use; all when ``None``.
-
-    Raises:
-        ConfigError: batches of a split leave examples out.
-        BatchError: a split lacks a field, or its batches differ from another split's.
-        LayoutError: the layout does not fit the devices, or the batch the layout.
-        ObjectiveError: the objective, optimizer or a metric breaks its contract.
-        DataError: a label of a columnar source names no output of the model.
-    """
-    step = make_train_step(
-        recipe.objective,
-        recipe.optimizer,
-        gradient=recipe.gradient,
-        ema_decay=recipe.ema_decay,
-        nonfinite=recipe.nonfinite,
-        freeze=recipe.freeze,
-    )
-    evaluation = make_eval_step(
-        recipe.objective, recipe.metrics, use_ema=recipe.ema_decay is not None
-    )
-    placed = jit(step, layout=recipe.layout, devices=devices)
-    batch = local(recipe.train)[0]
-    state = placed.abstract_state(batch)
-    jax.eval_shape(step.update, state, _shapes(batch, None))
-    for batches in recipe.evaluated().values():
-        check_exact(batches)
-    specs = {
-        name: _shapes(batches.spec, recipe.rows()) for name, batches in recipe.evaluated().items()
-    }
-    _check_equal(specs)
-    jax.eval_shape(evaluation, state, next(iter(specs.values())))
-    _check_labels(recipe, state, next(iter(specs.values())))
-    placed_eval = jit(evaluation, layout=recipe.layout, devices=devices)
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    return Placed(placed, placed_eval, state, parameters)
+    started: int = 0
 
 
 def train(
@@ -114,11 +57,14 @@ def train(
     one_batch: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Trains, saves, then measures every split.
+    """Trains, saves, then measures every split; a folder that holds this run is gone on with.
+
+    Going on gives the parameters and the records that the run would have had unbroken, bit for bit
+    on the same devices. It never starts from zero while the folder holds checkpoints.
 
     Args:
         recipe: the recipe.
-        folder: receives ``metrics.jsonl``, ``tensorboard/``, ``checkpoint/`` and
+        folder: receives ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
             ``summary.json``; nothing is written when ``None``.
         placed: from ``place``, to run on devices of one's choice.
         one_batch: give every step the first batch, and measure that one only: a model and a loss
@@ -126,38 +72,137 @@ def train(
         progress: show it on the standard error stream.
 
     Raises:
-        CheckpointError: the folder holds a run already, or cannot be written.
+        CheckpointError: the folder is in use, cannot be written, or holds another run or no whole
+            checkpoint.
+        DivergedError: the loss is not finite or jumped, and the recipe does not roll back.
         JaxdlError: as ``place`` and ``fit``.
     """
-    _check_folder(folder)
     placed = place(recipe) if placed is None else placed
-    begin = time.perf_counter()
-    batches = local(recipe.train)
-    source = _OneBatch(batches) if one_batch else batches
-    hooks = [*_writers(folder), *([Progress()] if progress else []), *recipe.hooks]
-    if not one_batch:
-        hooks += _validation(recipe, placed)
-    result = fit(
-        placed.train,
-        source,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        log_every=recipe.log_every,
-        hooks=hooks,
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        store = None
+        if folder is not None:
+            _prepare(folder)
+            if jax.process_index() == 0:
+                stack.enter_context(checkpoints.lock(folder))
+            store = checkpoints.Checkpoints(folder / "checkpoints", keep=recipe.keep)
+            stack.callback(store.close)
+        run = _Run(recipe, placed, folder, store, one_batch=one_batch, progress=progress)
+        signals = stack.enter_context(Signals())
+        with signals.idle():
+            beginning = begin(recipe, placed, store, one_batch=one_batch)
+            run.compile()
+        if folder is not None and beginning.state is None:
+            _set_logs_aside(folder)
+        result = run.to_the_end(beginning, signals)
+        scores: Scores = {}
+        if not signals.preempted:
+            scores = run.measured(result, signals)
+    preempted = result.preempted or signals.preempted
+    outcome = Outcome(
+        result._replace(preempted=preempted), scores, time.perf_counter() - start, beginning.step
     )
-    # What was trained is on disk before anything else can go wrong.
-    if folder is not None:
-        checkpoints.save(folder / "checkpoint", result.state)
-    if one_batch:
-        batch = data.pad_batch(batches[0], recipe.rows())
-        sums = placed.evaluation(result.state, batch)
-        scores = {"one batch": metrics.report(metrics.total([sums]))}
-    else:
-        scores = score(recipe, placed, result.state)
-    outcome = Outcome(result, scores, time.perf_counter() - begin)
-    if folder is not None:
+    if folder is not None and not preempted:
         _write_summary(folder, recipe, placed, outcome)
     return outcome
+
+
+class _Run:
+    """What stays the same when a run goes back and tries again."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        placed: Placed,
+        folder: Path | None,
+        store: checkpoints.Checkpoints | None,
+        *,
+        one_batch: bool,
+        progress: bool,
+    ) -> None:
+        self._recipe, self._placed, self._folder, self._store = recipe, placed, folder, store
+        self._one_batch, self._progress = one_batch, progress
+        self._batches = local(recipe.train)
+
+    def compile(self) -> None:
+        """Compiles both programs, while nothing can be lost."""
+        if self._placed.train.program is None:
+            self._placed.train.compile(self._placed.state, self._batches[0])
+        if self._placed.evaluation.program is None:
+            self._placed.evaluation.compile(self._placed.state, self._first_evaluated())
+
+    def to_the_end(self, beginning: Beginning, signals: Signals) -> FitResult:
+        """Runs the loop, going back as often as the recipe says."""
+        while True:
+            if beginning.finished(self._recipe):
+                memory = beginning.memory
+                return FitResult(beginning.state, beginning.step, memory.stopped, ())
+            try:
+                return self._fit(beginning, signals)
+            except DivergedError as error:
+                if self._recipe.nonfinite != "rollback" or self._one_batch:
+                    raise
+                beginning = go_back(self._recipe, self._placed, self._store, beginning, error)
+                if self._folder is not None and beginning.state is None:
+                    _set_logs_aside(self._folder)
+
+    def _fit(self, beginning: Beginning, signals: Signals) -> FitResult:
+        recipe = self._recipe
+        batches: Any = data.Skipping(self._batches, beginning.skipped)
+        if self._one_batch:
+            batches = _OneBatch(self._batches)
+        elif not beginning.skipped:
+            batches = self._batches
+        return fit(
+            self._placed.train,
+            batches,
+            steps=recipe.steps,
+            seed=recipe.seed,
+            state=beginning.state,
+            log_every=recipe.log_every,
+            hooks=self._hooks(beginning),
+            memory=beginning.memory if beginning.state is not None else Memory(),
+            signals=signals,
+        )
+
+    def _hooks(self, beginning: Beginning) -> list[Hook]:
+        recipe, folder = self._recipe, self._folder
+        hooks: list[Hook] = []
+        if folder is not None:
+            hooks += [JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard")]
+        hooks += [Progress()] if self._progress else []
+        hooks += [*recipe.hooks, *([] if recipe.spike is None else [recipe.spike])]
+        if recipe.validation is not None and not self._one_batch:
+            batches = local(recipe.validation)
+            evaluation = self._placed.evaluation
+            hooks.append(Evaluate(recipe.period(), evaluation, batches, rows=recipe.rows()))
+            hooks += [] if recipe.early_stop is None else [recipe.early_stop]
+        if self._store is not None:
+            every = recipe.checkpoint_every or recipe.period()
+            record = position(recipe, beginning.skipped, one_batch=self._one_batch)
+            hooks.append(Checkpoint(every, self._store, self._placed.train, record=record))
+        return hooks
+
+    def measured(self, result: FitResult, signals: Signals) -> Scores:
+        """The scores of every split; none when a SIGTERM comes first."""
+        if signals.reason is not None:
+            return self._scores(result)
+        try:
+            with signals.waiting():
+                return self._scores(result)
+        except Interrupted:
+            return {}
+
+    def _scores(self, result: FitResult) -> Scores:
+        if self._one_batch:
+            sums = self._placed.evaluation(result.state, self._first_evaluated())
+            return {"one batch": metrics.report(metrics.total([sums]))}
+        return score(self._recipe, self._placed, result.state)
+
+    def _first_evaluated(self) -> Batch:
+        plain = next(iter(self._recipe.evaluated().values()))
+        batch = self._batches[0] if self._one_batch else plain[0]
+        return data.pad_batch(batch, self._recipe.rows())
 
 
 def score(recipe: Recipe, placed: Placed, state: Any, splits: Sequence[str] = ()) -> Scores:
@@ -200,79 +245,7 @@ class _OneBatch:
         return self._batch
 
 
-def _shapes(batch: Mapping[str, Any], rows: int | None) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch's shapes; with ``rows`` given, those after padding."""
-    shapes = {
-        name: jax.ShapeDtypeStruct((rows or leaf.shape[0], *leaf.shape[1:]), leaf.dtype)
-        for name, leaf in batch.items()
-    }
-    if rows is not None and MASK not in shapes:
-        shapes[MASK] = jax.ShapeDtypeStruct((rows,), np.float32)
-    return shapes
-
-
-def _check_equal(specs: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> None:
-    """One program evaluates all splits, so their batches must agree."""
-    (first, wanted), *others = specs.items()
-    for name, spec in others:
-        if spec != wanted:
-            wrong = sorted(k for k in {*spec, *wanted} if spec.get(k) != wanted.get(k))
-            raise BatchError(
-                f"the {name} batches differ from the {first} batches in {', '.join(wrong)}: "
-                f"{[_words(spec.get(k)) for k in wrong]}, {[_words(wanted.get(k)) for k in wrong]}",
-                expected="the same fields, shapes and dtypes in every split",
-                do="read the splits the same way; give train_eval where train is transformed",
-            )
-
-
-def _check_labels(recipe: Recipe, state: Any, batch: Mapping[str, Any]) -> None:
-    """Where outputs are scores of classes and ``label`` a class, every label names a score.
-
-    Data with a mask of its own may hold anything behind it, and records that are decoded one by
-    one would take too long: both are left to the loss, which is NaN at such a label.
-    """
-    key = jax.eval_shape(jax.random.key, 0)
-    loss = functools.partial(recipe.objective.loss, train=False)
-    aux = jax.eval_shape(loss, state.params, state.model_state, dict(batch), key)[1]
-    scores, label = aux.outputs, batch.get("label")
-    if label is None or label.dtype.kind not in "iu" or not hasattr(scores, "shape"):
-        return
-    if scores.shape[:-1] != label.shape:
-        return
-    for batches in recipe.evaluated().values():
-        if hasattr(batches.source, "columns") and MASK not in batches.source.spec:
-            data.check_labels(batches.source, scores.shape[-1])
-
-
-def _words(leaf: jax.ShapeDtypeStruct | None) -> str:
-    return "missing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _writers(folder: Path | None) -> list[Hook]:
-    if folder is None:
-        return []
-    return [JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard")]
-
-
-def _validation(recipe: Recipe, placed: Placed) -> list[Hook]:
-    if recipe.validation is None:
-        return []
-    every = recipe.eval_every or recipe.train.batches_per_epoch
-    batches = local(recipe.validation)
-    hooks: list[Hook] = [Evaluate(every, placed.evaluation, batches, rows=recipe.rows())]
-    return hooks + ([] if recipe.early_stop is None else [recipe.early_stop])
-
-
-def _check_folder(folder: Path | None) -> None:
-    if folder is None or jax.process_index() != 0:
-        return
-    there = [name for name in ("metrics.jsonl", "checkpoint") if (folder / name).exists()]
-    if there:
-        raise CheckpointError(
-            f"{folder} holds a run already: {', '.join(there)}",
-            expected="a new folder",
-            do="give another one, or remove it",
-        )
+def _prepare(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -281,6 +254,17 @@ def _check_folder(folder: Path | None) -> None:
             expected="a folder that may be written",
             do="give another one",
         ) from error
+
+
+def _set_logs_aside(folder: Path) -> None:
+    """A run that begins at zero begins its log too; what a killed one wrote is kept beside it."""
+    if jax.process_index() != 0:
+        return
+    for name in ("metrics.jsonl", "tensorboard"):
+        old = folder / f"{name}.old"
+        if (folder / name).exists():
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+            (folder / name).rename(old)
 
 
 def _write_summary(folder: Path, recipe: Recipe, placed: Placed, outcome: Outcome) -> None:
