@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxdl
-from jaxdl import data, losses, metrics, models
+from jaxdl import checkpoints, data, losses, metrics, models
 from jaxdl.errors import BatchError, CheckpointError, ConfigError, ObjectiveError
 from jaxdl.hooks import EarlyStop
 from jaxdl.recipe import Recipe, place, score, train
@@ -110,10 +110,16 @@ def test_a_split_that_the_recipe_lacks():
         score(recipe, placed, placed.state, ["test"])
 
 
-def test_a_taken_folder_is_refused_before_compute(tmp_path, idle):
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(CheckpointError, match="holds a run already: metrics.jsonl"):
+def test_a_folder_in_use_is_refused_before_compute(tmp_path, idle):
+    with checkpoints.lock(tmp_path), pytest.raises(CheckpointError, match="is being trained by"):
         train(make_recipe(), tmp_path)
+
+
+def test_a_log_without_checkpoints_is_set_aside(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    train(make_recipe(steps=2), tmp_path, progress=False)
+    assert (tmp_path / "metrics.jsonl.old").read_text() == "{}\n"
+    assert '"split": "train"' in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_compute(tmp_path, idle):

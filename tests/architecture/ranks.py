@@ -16,6 +16,7 @@ RANKS = [
     ["placement", "evaluation"],
     ["hooks", "loop"],
     ["recipe"],
+    ["replay"],
     ["cli"],
 ]
 

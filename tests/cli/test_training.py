@@ -10,7 +10,17 @@ import textwrap
 
 import pytest
 
-FILES = {"checkpoint", "config.json", "metrics.jsonl", "recipe.py", "summary.json", "tensorboard"}
+from jaxdl import checkpoints
+
+FILES = {
+    "checkpoints",
+    "lock",
+    "config.json",
+    "metrics.jsonl",
+    "recipe.py",
+    "summary.json",
+    "tensorboard",
+}
 
 
 def test_train_writes_a_run_and_evaluate_finds_the_same_numbers(tiny, jaxdl_command):
@@ -45,18 +55,43 @@ def test_train_writes_a_run_and_evaluate_finds_the_same_numbers(tiny, jaxdl_comm
     assert "validation" not in out
 
 
-def test_a_run_is_not_overwritten_unless_asked(tiny, jaxdl_command):
+def test_the_same_command_goes_on_and_another_one_is_refused(tiny, jaxdl_command):
     train = ["train", "tiny.py", "--run-dir", "here", "--steps", 2, "--quiet"]
     assert jaxdl_command(*train)[0] == 0
-    before = (tiny.parent / "here" / "summary.json").read_bytes()
-    code, _, err = jaxdl_command(*train)
+    before = (tiny.parent / "here" / "metrics.jsonl").read_bytes()
+    code, out, err = jaxdl_command(*train)
+    assert code == 0, err
+    assert "2 steps, gone on with after 2" in out
+    code, _, err = jaxdl_command(*train, "--width", 2)
     assert code == 2
-    assert "here holds a run already" in err
+    assert "here holds another run already:\n    width: 4 became 2" in err
     assert "--overwrite" in err
-    assert (tiny.parent / "here" / "summary.json").read_bytes() == before
+    assert (tiny.parent / "here" / "metrics.jsonl").read_bytes() == before
     code, _, err = jaxdl_command(*train, "--overwrite", "--width", 2)
     assert code == 0, err
     assert json.loads((tiny.parent / "here" / "summary.json").read_text())["parameters"] == 14
+
+
+def test_a_changed_file_is_another_run(tiny, jaxdl_command):
+    train = ["train", "tiny.py", "--run-dir", "here", "--steps", 2, "--quiet"]
+    assert jaxdl_command(*train)[0] == 0
+    tiny.write_text(tiny.read_text().replace("range(", "range( ") + "\nX = 1\n")
+    code, _, err = jaxdl_command(*train)
+    assert code == 2
+    assert "tiny.py is not the file that was run" in err
+    assert "jaxdl resume here goes on" in err
+    code, _, err = jaxdl_command("resume", "here", "--quiet")
+    assert code == 0, err
+
+
+def test_a_run_in_use_is_not_overwritten(tiny, jaxdl_command):
+    train = ["train", "tiny.py", "--run-dir", "here", "--steps", 2, "--quiet"]
+    assert jaxdl_command(*train)[0] == 0
+    with checkpoints.lock(tiny.parent / "here"):
+        code, _, err = jaxdl_command(*train, "--overwrite")
+    assert code == 1
+    assert "is being trained by process" in err
+    assert (tiny.parent / "here" / "summary.json").exists()
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(tiny, jaxdl_command):

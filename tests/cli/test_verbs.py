@@ -34,7 +34,7 @@ def test_a_wrong_verb(jaxdl_command):
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         "error: there is no verb 'trian'",
-        "  expected: one of train, evaluate, data, doctor",
+        "  expected: one of train, resume, checkpoint, replay, evaluate, data, doctor",
         "  do: did you mean 'train'? (jaxdl --help lists them)",
     ]
 
