@@ -55,12 +55,14 @@ async def _write(directory: Any, args: ManifestSave) -> None:
     # On many processes only some may see the number, and the others would wait for their commit:
     # there the manifest tells, and restore passes over the checkpoint.
     if jax.process_count() == 1 and not all_finite(args.views):
-        raise NonFiniteError(
+        error = NonFiniteError(
             f"the parameters after step {args.step} hold NaN or an infinity, and were not saved",
             expected="finite parameters",
             do="lower the learning rate, warm it up or clip the gradient's norm; the checkpoints "
             "before are whole",
         )
+        error.steps = (args.step, args.step)
+        raise error
     (directory / _name()).write_text(part_text(args.views, args.record))
 
 

@@ -9,8 +9,8 @@ Reads from: errors, protocols, data, loop.journal, loop.signals. Used by: recipe
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -122,8 +122,8 @@ def fit(
         if state is None:
             with heard.idle():
                 state = step.init(seed, batches[start])
+        stack.enter_context(_closing(hooks))
         for hook in hooks:
-            stack.callback(hook.close)
             hook.open(start, steps)
         run.recall(memory)
         return run.until_the_end(state, start)
@@ -248,6 +248,7 @@ class _Run:
         )
 
     def _memory(self) -> Memory:
+        self._journal.check()
         named = list(zip(self._names, self._hooks, strict=True))
         remembered = {name: hook.remember() for name, hook in named}
         waiting = [id(hook) for hook in self._due if hook is not self._visited]
@@ -257,6 +258,23 @@ class _Run:
             due=tuple(name for name, hook in named if id(hook) in waiting),
             stopped=self._journal.stopped,
         )
+
+
+@contextmanager
+def _closing(hooks: Sequence[Hook]) -> Generator[None]:
+    """Closes every hook; what fails then does not hide why the run failed."""
+    try:
+        yield
+    except BaseException as error:
+        for hook in hooks:
+            try:
+                hook.close()
+            except Exception as second:  # noqa: BLE001 - told with the first
+                error.add_note(f"and then, closing {type(hook).__name__}: {second}")
+        raise
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.close)
 
 
 def _names(hooks: Sequence[Hook]) -> list[str]:

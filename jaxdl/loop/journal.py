@@ -84,6 +84,19 @@ class Journal:
             self._turn()
         self.read()
 
+    def check(self) -> None:
+        """Looks at the steps that no record holds yet, before their state is saved.
+
+        Raises:
+            NonFiniteError: a loss is not finite.
+        """
+        if self._sums:
+            first = self._done - len(self._sums) + 1
+            window = _Window(first, self._done, self._sums, {})
+            values = metrics.report(metrics.total(_fetched(window.sums)))
+            if "skipped" not in values and not np.isfinite(values.get("loss", 0.0)):
+                raise self._not_finite(window)
+
     def window(self) -> tuple[Any, ...]:
         """The sums that no record holds yet, each leaf stacked over the steps."""
         if not self._sums:
@@ -157,7 +170,9 @@ class Journal:
             do="lower the learning rate, warm it up or clip the gradient's norm; nonfinite='skip' "
             "passes over single bad batches; jaxdl replay names the operation",
         )
-        error.steps = (window.first + place, window.last)
+        # To the end of the log window, wherever in it the run was looked at.
+        bad = window.first + place
+        error.steps = (bad, -(-bad // self._log_every) * self._log_every)
         return error
 
 
