@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -80,9 +81,7 @@ def hold_row(folder: Path) -> dict[str, float]:
     for number in range(1, ROUNDS + 2):
         state = jax.block_until_ready(step(state))
         copies.append(copied(state))
-        present = state
-        holds.append(seconds(lambda: store.save(number, present)))
-        del present
+        holds.append(seconds(partial(store.save, number, state)))
         store.wait()
     store.close()
     hold, copy = statistics.median(holds[1:]), statistics.median(copies[1:])
@@ -130,7 +129,7 @@ def verify_row(folder: Path) -> dict[str, float]:
     for _ in range(ROUNDS):
         for check in (True, False):
             reader = Checkpoints(folder, verify=check)
-            times[check].append(seconds(lambda: jax.block_until_ready(reader.restore(like).state)))
+            times[check].append(seconds(partial(reader.restore, like)))
     manifest, _ = checkpoints.open_step(folder, 1)
     alone = [seconds(lambda: checkpoints.verify(folder / "1", manifest)) for _ in range(5)]
     gigabytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e9
