@@ -143,7 +143,12 @@ class Checkpoints:
                     manager.close()
 
     def restore(
-        self, like: PyTree, *, step: int | None = None, set_aside: bool = False
+        self,
+        like: PyTree,
+        *,
+        step: int | None = None,
+        before: int | None = None,
+        set_aside: bool = False,
     ) -> Restored:
         """Reads the newest whole checkpoint onto the devices.
 
@@ -151,6 +156,7 @@ class Checkpoints:
             like: the state's structure in ``jax.ShapeDtypeStruct`` with shardings, such as
                 ``placed.abstract_state(batch)``. It may lie otherwise than the one saved.
             step: which; the newest whole one when ``None``.
+            before: only those of earlier steps.
             set_aside: move those that are not whole into ``damaged/``, so that the run can save
                 these steps again.
 
@@ -164,11 +170,9 @@ class Checkpoints:
         Warns:
             UserWarning: for every checkpoint that is passed over.
         """
-        steps = self.steps()
-        if step is not None and step not in steps:
+        steps = [each for each in self.steps() if before is None or each < before]
+        if not steps or (step is not None and step not in steps):
             raise _none(self.folder, steps, step)
-        if not steps:
-            raise _none(self.folder, steps, None)
         passed: list[str] = []
         for candidate in [step] if step is not None else reversed(steps):
             found, reason = self._read(candidate, like)
@@ -248,7 +252,10 @@ def _save(manager: Any, step: int, leaves: Any, views: Any, record: Any) -> bool
 
     # Orbax stores no empty arrays or trees; the manifest alone says that they were there.
     stored = {name: words(leaf) for name, leaf in leaves.items() if 0 not in leaf.shape}
-    items: dict[str, Any] = {"record": ocp.args.JsonSave(record), "manifest": ManifestSave(views, record, step)}
+    items: dict[str, Any] = {
+        "record": ocp.args.JsonSave(record),
+        "manifest": ManifestSave(views, record, step),
+    }
     if stored:
         items["state"] = ocp.args.PyTreeSave(stored)
     return manager.save(step, args=ocp.args.Composite(**items), force=True)

@@ -118,10 +118,7 @@ class Batches:
             BatchError: ``k`` is negative, or the transform changed the number of rows.
             DataError: the source cannot read a row.
         """
-        if k < 0:
-            raise BatchError(f"batch {k} was asked for", expected="k from 0", do="count from 0")
-        epoch, place = divmod(k, self.batches_per_epoch)
-        rows = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        rows = self.rows(k)
         real = len(rows)
         if real < self.batch_size:
             rows = np.concatenate([rows, np.full(self.batch_size - real, rows[0])])
@@ -133,6 +130,20 @@ class Batches:
         if not self._masked:
             return batch
         return mask_rows(batch, np.arange(self._local.start, self._local.stop) < real)
+
+    def rows(self, k: int) -> npt.NDArray[np.int64]:
+        """The rows of the source that batch ``k`` holds, on all hosts, without its padding.
+
+        Args:
+            k: which batch.
+
+        Raises:
+            BatchError: ``k`` is negative.
+        """
+        if k < 0:
+            raise BatchError(f"batch {k} was asked for", expected="k from 0", do="count from 0")
+        epoch, place = divmod(k, self.batches_per_epoch)
+        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
     def epoch(self, e: int = 0) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """The batches of epoch ``e``, in order."""

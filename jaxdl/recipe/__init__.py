@@ -1,7 +1,7 @@
 """The parts of a run by name, and the one place where they are put together."""
 
 from jaxdl.recipe.parts import Recipe
-from jaxdl.recipe.placing import Placed, place
+from jaxdl.recipe.placing import Placed, place, train_step
 from jaxdl.recipe.resuming import check_position, position
 from jaxdl.recipe.running import Outcome, Scores, score, train
 
@@ -15,4 +15,5 @@ __all__ = [
     "position",
     "score",
     "train",
+    "train_step",
 ]

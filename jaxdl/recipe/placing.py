@@ -18,11 +18,11 @@ from jaxdl import data
 from jaxdl.errors import BatchError
 from jaxdl.evaluation import check_exact
 from jaxdl.placement import PlacedFunction, PlacedStep, jit
-from jaxdl.protocols import MASK
+from jaxdl.protocols import MASK, TrainStep
 from jaxdl.recipe.parts import Recipe, local
 from jaxdl.step import make_eval_step, make_train_step
 
-__all__ = ["Placed", "place"]
+__all__ = ["Placed", "place", "train_step"]
 
 
 class Placed(NamedTuple):
@@ -41,6 +41,22 @@ class Placed(NamedTuple):
     parameters: int
 
 
+def train_step(recipe: Recipe) -> TrainStep:
+    """The pure step of a recipe.
+
+    Args:
+        recipe: the recipe.
+    """
+    return make_train_step(
+        recipe.objective,
+        recipe.optimizer,
+        gradient=recipe.gradient,
+        ema_decay=recipe.ema_decay,
+        nonfinite="skip" if recipe.nonfinite == "skip" else "propagate",
+        freeze=recipe.freeze,
+    )
+
+
 def place(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Placed:
     """Builds the programs and checks them against every split; computes nothing.
 
@@ -55,14 +71,7 @@ def place(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Placed:
         ObjectiveError: the objective, optimizer or a metric breaks its contract.
         DataError: a label of a columnar source names no output of the model.
     """
-    step = make_train_step(
-        recipe.objective,
-        recipe.optimizer,
-        gradient=recipe.gradient,
-        ema_decay=recipe.ema_decay,
-        nonfinite="skip" if recipe.nonfinite == "skip" else "propagate",
-        freeze=recipe.freeze,
-    )
+    step = train_step(recipe)
     evaluation = make_eval_step(
         recipe.objective, recipe.metrics, use_ema=recipe.ema_decay is not None
     )
