@@ -191,7 +191,7 @@ def all_finite(views: Views) -> bool:
     return all(
         bool(np.all(np.isfinite(values)))
         for name, (_, blocks) in views.items()
-        if name.startswith("state/params/")
+        if name == "state/params" or name.startswith("state/params/")
         for _, values in blocks
         if jax.numpy.issubdtype(values.dtype, np.inexact)
     )

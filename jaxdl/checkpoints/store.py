@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxdl.checkpoints import faults
+from jaxdl.checkpoints.choosing import all_agree, check_finite, newest_whole
 from jaxdl.checkpoints.keeping import Keep
 from jaxdl.checkpoints.manifest import Manifest, snapshot
 from jaxdl.checkpoints.reading import (
@@ -33,7 +34,7 @@ from jaxdl.checkpoints.reading import (
     step_folder,
 )
 from jaxdl.checkpoints.tensors import differences, generator, named, rebuilt, spec_of, words
-from jaxdl.errors import CheckpointError, DamagedError, NonFiniteError
+from jaxdl.errors import CheckpointError, NonFiniteError
 from jaxdl.protocols import PyTree
 
 __all__ = ["Checkpoints", "Restored"]
@@ -106,7 +107,8 @@ class Checkpoints:
                 checkpoint before was written.
             NonFiniteError: the parameters of the checkpoint before were not finite.
         """
-        leaves = {STATE + name: leaf for name, leaf in named(state).items()}
+        # A NumPy scalar is stored as the array that it is read back as.
+        leaves = {STATE + name: _array(leaf) for name, leaf in named(state).items()}
         leaves |= {f"{WINDOW}{i}": np.array(array) for i, array in enumerate(window)}
         told = {key: float(value) for key, value in (metrics or {}).items()}
         kept = {"format": 1, "step": step, "time": time.time(), **(record or {}), "metrics": told}
@@ -170,25 +172,14 @@ class Checkpoints:
         Warns:
             UserWarning: for every checkpoint that is passed over.
         """
-        steps = [each for each in self.steps() if before is None or each < before]
-        if not steps or (step is not None and step not in steps):
-            raise _none(self.folder, steps, step)
-        passed: list[str] = []
-        for candidate in [step] if step is not None else reversed(steps):
-            found, reason = self._read(candidate, like)
-            if found is not None:
-                return found._replace(passed_over=tuple(passed))
-            passed.append(reason)
-            if step is None:
-                warnings.warn(f"passed over: {reason}", stacklevel=2)
-            if set_aside:
-                _set_aside(self.folder, candidate)
-        raise DamagedError(
-            f"no checkpoint in {self.folder} is whole:\n    " + "\n    ".join(passed),
-            expected="at least one that is as it was written",
-            do="copy one back from elsewhere; to start from zero all the same, say so "
-            "(--overwrite), or give another folder",
+        found, passed = newest_whole(
+            self.folder,
+            step,
+            lambda candidate: _read_step(self.folder, candidate, like, check=self._verify),
+            before=before,
+            damaged=partial(_set_aside, self.folder) if set_aside else None,
         )
+        return found._replace(passed_over=passed)
 
     def go_back_before(self, step: int) -> bool:
         """Moves the checkpoints of a step and of all after it into ``damaged/``.
@@ -204,17 +195,6 @@ class Checkpoints:
         for late in [each for each in self.steps() if each >= step]:
             _set_aside(self.folder, late)
         return bool(self.steps())
-
-    def _read(self, step: int, like: PyTree) -> tuple[Restored | None, str]:
-        """The checkpoint, or why it is not whole; on many processes all agree."""
-        found, reason = None, ""
-        try:
-            found = _read_step(self.folder, step, like, check=self._verify)
-        except DamagedError as error:
-            reason = error.what
-        if _all_agree(found is not None):
-            return found, ""
-        return None, reason or f"the checkpoint of step {step} is damaged on another process"
 
     def _opened(self) -> Any:
         if self._manager is None:
@@ -261,6 +241,10 @@ def _save(manager: Any, step: int, leaves: Any, views: Any, record: Any) -> bool
     return manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
+def _array(leaf: Any) -> Any:
+    return np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+
+
 def _bytes(leaves: Mapping[str, Any]) -> int:
     flat = map(words, leaves.values())
     return _MARGIN + sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in flat)
@@ -271,12 +255,7 @@ def _read_step(folder: Path, step: int, like: PyTree, *, check: bool) -> Restore
     path = step_folder(folder, step)
     wanted = named(like)
     _check_same(path, manifest, wanted)
-    if not manifest.finite:
-        raise DamagedError(
-            f"the checkpoint {path} holds parameters that are not finite",
-            expected="finite parameters",
-            do="restore an earlier one",
-        )
+    check_finite(path, manifest)
 
     def read(name: str) -> Any:
         leaf = wanted[name]
@@ -319,15 +298,7 @@ def _set_aside(folder: Path, step: int) -> None:
         aside = folder / "damaged"
         aside.mkdir(exist_ok=True)
         step_folder(folder, step).rename(aside / f"{step}-{time.strftime('%Y%m%d-%H%M%S')}")
-    _all_agree(True)
-
-
-def _all_agree(mine: bool) -> bool:
-    if jax.process_count() == 1:
-        return mine
-    from jax.experimental import multihost_utils
-
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))
+    all_agree(True)
 
 
 def _recorded_metric(folder: Path, step: int, name: str) -> float | None:
@@ -335,11 +306,3 @@ def _recorded_metric(folder: Path, step: int, name: str) -> float | None:
         return open_step(folder, step)[1]["metrics"].get(name)
     except CheckpointError:
         return None
-
-
-def _none(folder: Path, steps: Sequence[int], step: int | None) -> CheckpointError:
-    return CheckpointError(
-        f"there is no checkpoint {'' if step is None else f'of step {step} '}in {folder}",
-        expected=f"one of the steps {list(steps)}" if steps else "a folder of checkpoints",
-        do="choose one of them" if steps else "check the path; a run that did not save has none",
-    )

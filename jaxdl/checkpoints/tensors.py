@@ -9,6 +9,7 @@ Reads from: errors, protocols. Used by: the rest of checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -45,6 +46,10 @@ class Spec(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     generator: str | None = None
+
+    def nbytes(self) -> int:
+        """How many bytes it holds."""
+        return math.prod(self.shape) * jax.numpy.dtype(self.dtype).itemsize
 
 
 def named(state: PyTree) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     console = Console()
-    console.print(made, width=None if console.is_terminal else _WIDTH)
+    # A width given to print alone is cut to that of the console, 80 where there is no terminal.
+    (console if console.is_terminal else Console(width=_WIDTH)).print(made)
 
 
 def score_table(scores: Mapping[str, Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ import jax
 import optax
 
 from jaxdl import data
-from jaxdl.checkpoints import Keep
+from jaxdl.checkpoints import InitFrom, Keep
 from jaxdl.errors import ConfigError
 from jaxdl.hooks import EarlyStop, LossSpike
 from jaxdl.layouts import Layout
@@ -48,6 +48,7 @@ class Recipe:
         spike: ends the run (or rolls it back) when the loss jumps.
         checkpoint_every: steps from one checkpoint to the next; as ``eval_every`` when ``None``.
         keep: which checkpoints stay.
+        init_from: another run whose parameters a new run begins with.
         layout: where arrays lie; ``data_parallel()`` when ``None``.
         seed: of the parameters and of the steps' randomness.
         log_every: steps from one train record to the next.
@@ -74,6 +75,7 @@ class Recipe:
     spike: LossSpike | None = None
     checkpoint_every: int | None = None
     keep: Keep = field(default_factory=Keep)
+    init_from: InitFrom | None = None
     freeze: str | Sequence[str] | None = None
     layout: Layout | None = None
     seed: int = 0

@@ -1,6 +1,6 @@
 """Where a run begins: at zero, at its newest whole checkpoint, or before what spoiled it.
 
-Reads from: errors, protocols, data, checkpoints, hooks, recipe.parts, recipe.placing.
+Reads from: errors, protocols, tree_paths, data, checkpoints, hooks, recipe.parts, recipe.placing.
 Used by: recipe.running, cli.
 """
 
@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdl import data
-from jaxdl.checkpoints import Checkpoints
+from jaxdl.checkpoints import Checkpoints, Table
 from jaxdl.errors import CheckpointError, ConfigError, DivergedError
 from jaxdl.hooks import memory_of
-from jaxdl.protocols import Memory
+from jaxdl.protocols import Batch, Memory, Params
 from jaxdl.recipe.parts import Recipe
 from jaxdl.recipe.placing import Placed
+from jaxdl.tree_paths import match_mask, partition
 
-__all__ = ["VERSIONED", "Beginning", "begin", "check_position", "go_back", "position"]
+__all__ = ["VERSIONED", "Beginning", "begin", "check_position", "fresh", "go_back", "position"]
 
 VERSIONED = ("jaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _TRIES = 5
@@ -106,6 +107,33 @@ def begin(
     check_position(restored.record, now, recipe.steps)
     skipped = tuple((first, stop) for first, stop in restored.record.get("skipped", ()))
     return Beginning(restored.step, restored.state, memory_of(restored), skipped)
+
+
+def fresh(recipe: Recipe, placed: Placed, batch: Batch) -> tuple[Any, Table | None]:
+    """The state of a new run, with what it takes over from another one.
+
+    Args:
+        recipe: of the run.
+        placed: its programs.
+        batch: any batch of the run.
+
+    Returns:
+        The state, and what happened to every leaf when something was taken over.
+
+    Raises:
+        JaxdlError: as ``checkpoints.load_partial``.
+    """
+    state = placed.train.init(recipe.seed, batch)
+    if recipe.init_from is None:
+        return state, None
+
+    def opt_init(params: Params) -> Any:
+        if recipe.freeze is not None:
+            params = partition(params, match_mask(recipe.freeze, params))[1]
+        return recipe.optimizer.init(params)
+
+    state, taken = recipe.init_from.fill(state, opt_init)
+    return state, taken.table
 
 
 def check_position(record: Mapping[str, Any], now: Mapping[str, Any], steps: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from jaxdl.loop import FitResult, Signals, fit
 from jaxdl.protocols import Batch, Hook, Memory
 from jaxdl.recipe.parts import Recipe, local
 from jaxdl.recipe.placing import Placed, place
-from jaxdl.recipe.resuming import Beginning, begin, go_back, position
+from jaxdl.recipe.resuming import Beginning, begin, fresh, go_back, position
 
 __all__ = ["Outcome", "Scores", "score", "train"]
 
@@ -153,12 +154,17 @@ class _Run:
             batches = _OneBatch(self._batches)
         elif not beginning.skipped:
             batches = self._batches
+        state = beginning.state
+        if state is None:
+            with signals.idle():
+                state, table = fresh(recipe, self._placed, batches[0])
+            if table is not None and jax.process_index() == 0:
+                sys.stderr.write(f"{table}\n")
         return fit(
             self._placed.train,
             batches,
             steps=recipe.steps,
-            seed=recipe.seed,
-            state=beginning.state,
+            state=state,
             log_every=recipe.log_every,
             hooks=self._hooks(beginning),
             memory=beginning.memory if beginning.state is not None else Memory(),

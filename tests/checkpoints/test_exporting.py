@@ -53,7 +53,8 @@ def arrays(draw):
     size = (*shape, dtype.itemsize)
     raw = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, size, np.uint8)
     # Orbax knows no scalars of the dtypes that ml_dtypes adds, only arrays.
-    return np.asarray((raw % 2).astype(bool) if dtype == bool else raw.view(dtype)).reshape(shape)
+    values = (raw % 2).astype(bool) if dtype.kind == "b" else raw.view(dtype)
+    return np.asarray(values).reshape(shape)
 
 
 @given(params=st.dictionaries(st.text("ab/.", min_size=1, max_size=3), arrays(), min_size=1))

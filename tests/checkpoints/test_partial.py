@@ -23,6 +23,7 @@ from jaxdl.checkpoints import Checkpoints, InitFrom, Keep, load_partial
 from jaxdl.checkpoints.matching import match
 from jaxdl.checkpoints.tensors import Spec
 from jaxdl.errors import CheckpointError, DamagedError, PathError
+from jaxdl.tree_paths import match_mask, partition
 
 
 def saved(folder, *states):
@@ -308,3 +309,21 @@ def test_an_optimizer_that_remembers_where_it_began(trained):
     placed.compile(placed.abstract_state(BATCH), BATCH)
     state, _ = placed(state, BATCH)
     assert int(state.step) == 1
+
+
+def test_a_frozen_trunk(trained):
+    """As a recipe does it: the optimizer's state is that of the parameters that are trained."""
+    folder, old = trained
+    optimizer = optax.adam(0.1)
+    objective = jaxdl.supervised(Net(5), losses.softmax_cross_entropy, inputs="x")
+    step = jaxdl.make_train_step(objective, optimizer, freeze="^stem")
+    placed = jaxdl.jit(step, layout=jaxdl.single())
+
+    def opt_init(params):
+        return optimizer.init(partition(params, match_mask("^stem", params))[1])
+
+    state, _ = InitFrom(folder, source="ema", new="^head/").fill(placed.init(7, BATCH), opt_init)
+    placed.compile(placed.abstract_state(BATCH), BATCH)
+    state, _ = placed(state, BATCH)
+    assert_same(jax.device_get(state.params["stem"]), old.ema["stem"])
+    assert not np.array_equal(state.params["norm"]["bias"], old.ema["norm"]["bias"])

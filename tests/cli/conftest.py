@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import textwrap
 
 import pytest
@@ -68,6 +70,21 @@ def tiny(tmp_path, monkeypatch):
     path = tmp_path / "tiny.py"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.py").write_text(TINY)
+    with contextlib.chdir(folder):
+        assert main(["train", "tiny.py", "--run-dir", "run", "--quiet"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A run of the file with checkpoints of steps 6 and 12, to do with what one likes."""
+    return shutil.copytree(trained_once, tmp_path / "trained")
 
 
 @pytest.fixture
