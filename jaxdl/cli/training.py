@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,7 +106,7 @@ def run(argv: Sequence[str]) -> int:
     elif jax.process_index() == 0 or folder is None:
         overwrite = options.overwrite
         folder = runs.create(folder, recipe.name, example, config, argv[1:], overwrite=overwrite)
-    return finish(recipe, folder, placed, options)
+    return finish(recipe, folder, placed, options, runs.plain(config))
 
 
 def resume(argv: Sequence[str]) -> int:
@@ -120,7 +120,7 @@ def resume(argv: Sequence[str]) -> int:
     given = dataclasses.replace(recorded, quiet=options.quiet, devices=options.devices)
     recipe = with_options(example.build(config), given)
     placed = place(recipe, devices=choose_devices(options.devices))
-    return finish(recipe, options.run, placed, given)
+    return finish(recipe, options.run, placed, given, runs.plain(config))
 
 
 def reopened(folder: Path) -> tuple[Example, Any, RunOptions]:
@@ -158,7 +158,13 @@ def with_options(recipe: Recipe, options: RunOptions) -> Recipe:
     return dataclasses.replace(recipe, checkpoint_every=options.checkpoint_every)
 
 
-def finish(recipe: Recipe, folder: Path, placed: Placed, options: RunOptions) -> int:
+def finish(
+    recipe: Recipe,
+    folder: Path,
+    placed: Placed,
+    options: RunOptions,
+    settings: Mapping[str, Any],
+) -> int:
     """Trains to the end, or goes on to it, and shows what came out.
 
     Args:
@@ -166,6 +172,7 @@ def finish(recipe: Recipe, folder: Path, placed: Placed, options: RunOptions) ->
         folder: of the run.
         placed: its programs.
         options: of the run.
+        settings: of the file, for the checkpoints to say.
 
     Returns:
         The exit code.
@@ -176,6 +183,7 @@ def finish(recipe: Recipe, folder: Path, placed: Placed, options: RunOptions) ->
         placed=placed,
         one_batch=options.overfit_one_batch,
         progress=not options.quiet,
+        settings=settings,
     )
     if outcome.result.preempted:
         print(f"saved after step {outcome.result.step}; jaxdl resume {folder} goes on")

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +57,7 @@ def train(
     placed: Placed | None = None,
     one_batch: bool = False,
     progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Trains, saves, then measures every split; a folder that holds this run is gone on with.
 
@@ -71,6 +72,7 @@ def train(
         one_batch: give every step the first batch, and measure that one only: a model and a loss
             that are right drive it to nothing.
         progress: show it on the standard error stream.
+        settings: what the recipe was made from, in what JSON can hold, for every checkpoint to say.
 
     Raises:
         CheckpointError: the folder is in use, cannot be written, or holds another run or no whole
@@ -89,6 +91,7 @@ def train(
             store = checkpoints.Checkpoints(folder / "checkpoints", keep=recipe.keep)
             stack.callback(store.close)
         run = _Run(recipe, placed, folder, store, one_batch=one_batch, progress=progress)
+        run.settings = dict(settings or {})
         signals = stack.enter_context(Signals())
         with signals.idle():
             beginning = begin(recipe, placed, store, one_batch=one_batch)
@@ -124,6 +127,7 @@ class _Run:
         self._recipe, self._placed, self._folder, self._store = recipe, placed, folder, store
         self._one_batch, self._progress = one_batch, progress
         self._batches = local(recipe.train)
+        self.settings: dict[str, Any] = {}
 
     def compile(self) -> None:
         """Compiles both programs, while nothing can be lost."""
@@ -186,6 +190,7 @@ class _Run:
         if self._store is not None:
             every = recipe.checkpoint_every or recipe.period()
             record = position(recipe, beginning.skipped, one_batch=self._one_batch)
+            record["settings"] = self.settings
             hooks.append(Checkpoint(every, self._store, self._placed.train, record=record))
         return hooks
 

@@ -88,12 +88,23 @@ def log(folder: Path) -> list[str]:
     return lines
 
 
+def restored(folder: Path) -> dict[str, str]:
+    """The digests of what the newest checkpoint holds, read onto this process's devices."""
+    from jaxdl.checkpoints import Checkpoints
+    from jaxdl.recipe import place
+
+    placed = place(recipe())
+    state = Checkpoints(folder / "checkpoints").restore(placed.state).state
+    return {name: value for name, value in digests(state, folder).items() if name != "log"}
+
+
 def main() -> None:
     """Runs it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill", default=None)
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--restore", action="store_true")
     parser.add_argument("--stall", type=int, default=None)
     parser.add_argument("--slow-evaluation", type=int, default=None)
     parser.add_argument("--slow-save", action="store_true")
@@ -118,6 +129,9 @@ def main() -> None:
 
     if options.kill:
         arm(options.kill)
+    if options.restore:
+        print(json.dumps(restored(options.folder)), flush=True)
+        return
     slow_down(options)
     made = recipe(pause=options.pause, stall=options.stall)
     outcome = train(made, options.folder, progress=False)
