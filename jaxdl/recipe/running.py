@@ -80,9 +80,11 @@ def train(
         DivergedError: the loss is not finite or jumped, and the recipe does not roll back.
         JaxdlError: as ``place`` and ``fit``.
     """
-    placed = place(recipe) if placed is None else placed
     start = time.perf_counter()
     with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        with signals.idle():
+            placed = place(recipe) if placed is None else placed
         store = None
         if folder is not None:
             _prepare(folder)
@@ -92,7 +94,6 @@ def train(
             stack.callback(store.close)
         run = _Run(recipe, placed, folder, store, one_batch=one_batch, progress=progress)
         run.settings = dict(settings or {})
-        signals = stack.enter_context(Signals())
         with signals.idle():
             beginning = begin(recipe, placed, store, one_batch=one_batch)
             run.compile()

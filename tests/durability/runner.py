@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def main() -> None:
         return
     slow_down(options)
     made = recipe(pause=options.pause, stall=options.stall)
+    print("begun", file=sys.stderr, flush=True)
     outcome = train(made, options.folder, progress=False)
     if outcome.result.preempted:
         raise SystemExit(75)
