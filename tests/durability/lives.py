@@ -39,7 +39,9 @@ class Life:
     def digests(self) -> dict[str, str]:
         """What the finished run printed."""
         assert self.finished, self.err[-3000:]
-        return json.loads(self.out.strip().splitlines()[-1])
+        # What the collectives' library prints may come after it.
+        (line,) = [line for line in self.out.splitlines() if line.startswith("{")]
+        return json.loads(line)
 
 
 def begin(folder: Path, *options: str, process: int = 0, of: int = 1, port: int = 0):

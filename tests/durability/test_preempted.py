@@ -13,11 +13,13 @@ from jaxdl.checkpoints import list_steps, open_step
 from jaxdl.loop import PREEMPTED
 
 
-def preempt(folder, after: float, *options: str, signals: int = 1):
-    """Starts the run, sends SIGTERM some seconds after it began, and waits."""
+def preempt(folder, after: float, *options: str, signals: int = 1, trained: bool = True):
+    """Starts the run, sends SIGTERM some seconds after it began, or trained, and waits."""
     process, _, err = begin(folder, *options)
     deadline = time.monotonic() + 60
-    while "begun" not in err.read_text() and process.poll() is None:
+    log = folder / "metrics.jsonl"
+    begun = (lambda: log.exists() and log.stat().st_size) if trained else err.read_text
+    while not begun() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(after)
@@ -35,7 +37,7 @@ def whole(tmp_path_factory):
 
 def test_it_is_saved_and_goes_on_to_the_bit(tmp_path, whole):
     run = tmp_path / "run"
-    code, err = preempt(run, 3.5, "--pause", "0.05")
+    code, err = preempt(run, 0.3, "--pause", "0.05")
     assert code == PREEMPTED, err
     assert "SIGTERM: ending after the running step" in err
     (*_, last) = list_steps(run / "checkpoints")
@@ -55,7 +57,7 @@ def test_twenty_moments(tmp_path, whole, part):
     while seen < 10:
         run = tmp_path / f"run{number}"
         before = list_steps(run / "checkpoints")[-1:]
-        code, err = preempt(run, rng.uniform(0, 5), "--pause", "0.02")
+        code, err = preempt(run, rng.uniform(0, 5), "--pause", "0.02", trained=False)
         if code == 0:
             number += 1
             continue
@@ -86,7 +88,7 @@ def test_during_the_first_compile_it_leaves_at_once(tmp_path):
 def test_while_data_does_not_come_it_saves_and_leaves(tmp_path, whole):
     run = tmp_path / "run"
     begun = time.monotonic()
-    code, err = preempt(run, 6.0, "--stall", "20")
+    code, err = preempt(run, 2.0, "--stall", "20")
     assert code == PREEMPTED, err
     assert time.monotonic() - begun < 30
     # The batches that the recipe looks at before it trains count too.
@@ -96,7 +98,7 @@ def test_while_data_does_not_come_it_saves_and_leaves(tmp_path, whole):
 
 def test_during_an_evaluation_it_saves_and_the_evaluation_is_made_later(tmp_path, whole):
     run = tmp_path / "run"
-    code, err = preempt(run, 6.0, "--slow-evaluation", "10")
+    code, err = preempt(run, 2.0, "--slow-evaluation", "10")
     assert code == PREEMPTED, err
     record = open_step(run / "checkpoints", 10)[1]
     assert record["memory"]["due"] == ["Evaluate:0"]
@@ -104,6 +106,6 @@ def test_during_an_evaluation_it_saves_and_the_evaluation_is_made_later(tmp_path
 
 
 def test_a_second_one_leaves_at_once(tmp_path):
-    code, err = preempt(tmp_path / "run", 6.0, "--slow-save", signals=2)
+    code, err = preempt(tmp_path / "run", 2.0, "--slow-save", signals=2)
     assert code == 128 + signal.SIGTERM, err
     assert "leaving at once" in err
