@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jaxdl
 from jaxdl.errors import ConfigError, JaxdlError, closest
@@ -61,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say
+            return _run(words)
     except JaxdlError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
@@ -76,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         # tyro ends the process itself, after --help and after a wrong option.
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+
+
+def _say(message: Warning | str, *where: Any) -> None:
+    """A warning for people: what it says, without the line of code that says it."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _run(words: list[str]) -> int:

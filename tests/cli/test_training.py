@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 
@@ -290,3 +291,15 @@ def test_a_run_compiles_init_train_and_eval_and_no_more(tiny):
         env={**os.environ, "XLA_FLAGS": ""},
     )
     assert done.stdout.splitlines()[-1] == "programs 3 code 0"
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_plain_words(tiny, jaxdl_command):
+    assert jaxdl_command("train", "tiny.py", "--run-dir", "here", "--quiet")[0] == 0
+    (tiny.parent / "here" / "checkpoints" / "12" / "record" / "metadata").write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, _, err = jaxdl_command("evaluate", "here")
+    assert code == 0
+    assert err.startswith("warning: passed over: the checkpoint ")
+    assert "12 is damaged: its record is not the one that was written" in err
+    assert "measured after step 6 of 12" in err
