@@ -45,7 +45,8 @@ docs: $(STAMP) ## Build the documentation into site/.
 	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP) ## Run the benchmarks (quiet machine wanted).
-	@cd benchmarks && ../$(BIN)/python overhead.py && ../$(BIN)/python loader.py
+	@cd benchmarks && for each in overhead loader checkpoint reproducible; do \
+	  ../$(BIN)/python $$each.py || exit 1; done
 
 lock: ## Renew requirements.txt from pyproject.toml (development only).
 	@rm -rf .lock && $(PYTHON) -m venv .lock

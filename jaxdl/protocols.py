@@ -158,7 +158,9 @@ class TrainStep(NamedTuple):
 
     Attributes:
         init: ``(key, batch) -> TrainState``.
-        update: ``(state, batch, *, axis_name=None) -> (TrainState, Sums)``.
+        update: ``(state, batch, *, axis_name=None) -> (TrainState, Sums)``. One that takes the
+            keyword ``batch_sharding`` too is told by ``jaxdl.jit`` how the rows lie on the mesh; a
+            function that wraps an update passes both on.
     """
 
     init: Callable[..., TrainState]
@@ -172,6 +174,12 @@ class GradFn(Protocol):
     A function that also takes the keyword ``divisor``, a function from the batch's weight to a
     number, returns the gradient sum divided by it. It can then fold the division into a pass that
     it makes anyway. A function without the keyword has its sum divided by the step.
+
+    A function that also takes the keywords ``axis_name`` and ``batch_sharding`` sums over the
+    shards of a batch itself: what it returns is global, and its key is the step's, the same on
+    every shard. Over a mapped axis it is handed the axis; in a program over a mesh, where it sees
+    the whole batch, the sharding of the rows (``None`` where that is not known). The step then
+    computes the update apart from the gradient, see ``gradients.alone``.
     """
 
     def __call__(

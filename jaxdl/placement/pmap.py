@@ -232,7 +232,7 @@ def _check_mapped(state: PyTree, count: int) -> None:
 
 def _first_copy(leaf: Any) -> Any:
     """Indexing the array would compile a program for every shape; its first shard is at hand."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         words = _first_copy(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
     return np.asarray(leaf.addressable_shards[0].data)[0]

@@ -14,43 +14,60 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from jaxdl.protocols import (
     EXAMPLE_KEY,
     Aux,
     Batch,
-    GradientEstimator,
-    Objective,
+    GradFn,
     Params,
     PyTree,
 )
 
-__all__ = ["differentiate", "with_example_keys"]
+__all__ = ["crosses_shards", "differentiate", "with_example_keys"]
+
+
+def crosses_shards(gradient: GradFn) -> bool:
+    """Whether a gradient function sums over the shards of a batch itself (see ``GradFn``).
+
+    Args:
+        gradient: what an estimator returned.
+    """
+    return "batch_sharding" in inspect.signature(gradient).parameters
 
 
 def differentiate(
-    estimator: GradientEstimator, objective: Objective, axis_name: str | None
+    gradient: GradFn, axis_name: str | None, batch_sharding: NamedSharding | None
 ) -> Callable[..., tuple[Params, Aux]]:
-    """The estimator's gradient over the global weight, with everything summed over the axis.
+    """The gradient over the global weight, with everything summed over the axis.
 
     Args:
-        estimator: a gradient estimator, with or without the keyword ``divisor``.
-        objective: what it differentiates.
+        gradient: what an estimator returned, with or without the keywords that ``GradFn`` names.
         axis_name: the mapped axis that the batch is divided over, or ``None``.
+        batch_sharding: how a global batch is divided over a mesh, where that is known.
 
     Returns:
-        ``(params, model_state, batch, key) -> (mean gradient, Aux)``, global over the axis.
+        ``(params, model_state, batch, key) -> (mean gradient, Aux)``, global over the axis. The
+        key is that of the step, the same on every shard.
     """
-    gradient: Any = estimator(objective)
-    folds = "divisor" in inspect.signature(gradient).parameters
+    options: dict[str, Any] = {}
+    if crosses_shards(gradient):
+        options = {"axis_name": axis_name, "batch_sharding": batch_sharding}
+        axis_name = None
 
     def divisor(weight: Any) -> Any:
         weight = jnp.asarray(weight, jnp.float32)
         weight = weight if axis_name is None else jax.lax.psum(weight, axis_name)
         return jnp.where(weight > 0, weight, 1.0)
 
+    folds = "divisor" in inspect.signature(gradient).parameters
+    if folds:
+        options["divisor"] = divisor
+
     def summed(trained: Params, model_state: PyTree, batch: Batch, key: Any) -> tuple[Params, Aux]:
-        options = {"divisor": divisor} if folds else {}
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         grads, aux = gradient(trained, model_state, batch, key, **options)
         if not folds:
             total = divisor(aux.weight)
@@ -91,8 +108,8 @@ def _averaged(aux: Aux, axis_name: str) -> PyTree:
     return jax.tree.map(average, aux.model_state)
 
 
-def with_example_keys(step_key: Any, batch: Batch, axis_name: str | None) -> tuple[Any, Batch]:
-    """The key of this shard of the batch, and the batch with one key an example.
+def with_example_keys(step_key: Any, batch: Batch, axis_name: str | None) -> Batch:
+    """The batch with one key an example.
 
     An example's key counts its row in the global batch, so it is the same wherever the row lies.
 
@@ -100,19 +117,12 @@ def with_example_keys(step_key: Any, batch: Batch, axis_name: str | None) -> tup
         step_key: the key of this step, the same on every shard.
         batch: this shard's rows. A batch that is no mapping is given back as it is.
         axis_name: the mapped axis that the batch is divided over, or ``None``.
-
-    Returns:
-        ``(key, batch)``, the key being another one on each shard.
     """
     if not isinstance(batch, Mapping):
-        index = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-        return (step_key if axis_name is None else jax.random.fold_in(step_key, index)), batch
+        return batch
     rows = jax.tree.leaves(dict(batch))[0].shape[0]
     ids = jnp.arange(rows)
-    key = step_key
     if axis_name is not None:
-        shard = jax.lax.axis_index(axis_name)
-        ids = ids + shard * rows
-        key = jax.random.fold_in(step_key, shard)
+        ids = ids + jax.lax.axis_index(axis_name) * rows
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, ids)
-    return key, {**batch, EXAMPLE_KEY: keys}
+    return {**batch, EXAMPLE_KEY: keys}

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from jaxdl import gradients
 from jaxdl.errors import ObjectiveError
@@ -30,7 +32,7 @@ from jaxdl.protocols import (
     TrainState,
     TrainStep,
 )
-from jaxdl.step.shards import differentiate, with_example_keys
+from jaxdl.step.shards import crosses_shards, differentiate, with_example_keys
 from jaxdl.tree_paths import combine, leaf_paths, match_mask, partition
 
 __all__ = ["make_train_step"]
@@ -69,7 +71,8 @@ def make_train_step(
     Returns:
         ``TrainStep(init, update)``. ``update``'s sums hold ``"loss"``, the objective's metrics
         and, with ``"skip"``, ``"skipped"``. Under a mapped axis pass its name as ``axis_name``:
-        everything is then summed over it, and model state averaged by weight.
+        everything is then summed over it, and model state averaged by weight. ``jaxdl.jit`` passes
+        ``batch_sharding``, which only estimators such as ``gradients.reproducible`` read.
 
     Raises:
         ObjectiveError: an option is out of range.
@@ -104,27 +107,40 @@ def make_train_step(
         )
 
     def update(
-        state: TrainState, batch: Batch, *, axis_name: str | None = None
+        state: TrainState,
+        batch: Batch,
+        *,
+        axis_name: str | None = None,
+        batch_sharding: NamedSharding | None = None,
     ) -> tuple[TrainState, Sums]:
-        step_key = jax.random.fold_in(state.key, state.step)
-        key, batch = with_example_keys(step_key, batch, axis_name)
+        key = jax.random.fold_in(state.key, state.step)
+        batch = with_example_keys(key, batch, axis_name)
         trained, frozen = _split(state.params, freeze)
-        grads, aux = differentiate(estimator, _logged(objective, frozen), axis_name)(
+        gradient_fn = estimator(_logged(objective, frozen))
+        grads, aux = differentiate(gradient_fn, axis_name, batch_sharding)(
             trained, state.model_state, batch, key
         )
-        updates, opt_state = update_from(
-            grads, state.opt_state, trained, value=_mean_loss(aux.metrics)
-        )
-        params = combine(optax.apply_updates(trained, updates), frozen)
+
+        def advance(
+            grads: Params, sums: Sums, trained: Params, opt_state: PyTree, ema: Params
+        ) -> PyTree:
+            value = _mean_loss(sums)
+            updates, opt_state = update_from(grads, opt_state, trained, value=value)
+            params = combine(optax.apply_updates(trained, updates), frozen)
+            if ema_decay is not None:
+                ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+            return params, opt_state, ema
+
+        apply = partial(gradients.alone, advance) if crosses_shards(gradient_fn) else advance
+        params, opt_state, ema = apply(grads, aux.metrics, trained, state.opt_state, state.ema)
         new = replace(
             state,
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             model_state=aux.model_state,
+            ema=ema,
         )
-        if ema_decay is not None:
-            new = replace(new, ema=optax.incremental_update(params, state.ema, 1.0 - ema_decay))
         sums = dict(aux.metrics)
         if nonfinite == "skip":
             new, sums = _skip(_all_finite((grads, sums.get("loss"))), new, state, sums)
