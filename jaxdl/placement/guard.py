@@ -35,10 +35,21 @@ class Guarded:
         jitted: what ``jax.jit`` or ``jax.pmap`` returned.
         donates: whether its first argument is donated, which is then verified.
         recompile: ``"error"`` raises when other arguments come, ``"allow"`` compiles again.
+        put: brings a batch onto the devices. The compiled program takes one that fits as it is, so
+            batches are put only from the first that does not fit.
     """
 
-    def __init__(self, jitted: Any, *, donates: bool, recompile: Recompile):
+    def __init__(
+        self,
+        jitted: Any,
+        *,
+        donates: bool,
+        recompile: Recompile,
+        put: Callable[[PyTree], PyTree] | None = None,
+    ):
         self._jitted = jitted
+        self._put = put
+        self._puts = False
         self._donates = donates
         self._recompile = recompile
         self._signature: Signature = {}
@@ -77,9 +88,14 @@ class Guarded:
         program = self._program or self.compile(state, batch)
         if self._donates:
             _check_alive(state)
+        if self._puts and self._put is not None:
+            batch = self._put(batch)
         try:
             return program(state, batch)
         except (TypeError, ValueError) as error:
+            if self._put is not None and not self._puts:
+                self._puts = True
+                return self(state, batch)
             changes = _changes(self._signature, _signature(state, batch))
             if not changes:
                 raise

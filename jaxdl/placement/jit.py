@@ -211,7 +211,7 @@ class PlacedStep(_Placed):
             # A leaf that is overwritten unread is still a buffer to reuse.
             keep_unused=True,
         )
-        self._guarded = Guarded(jitted, donates=True, recompile=self._recompile)
+        self._guarded = Guarded(jitted, donates=True, recompile=self._recompile, put=self.put)
         return self._guarded.compile(state, batch)
 
     def __call__(self, state: PyTree, batch: Batch) -> tuple[PyTree, Sums]:
@@ -228,9 +228,8 @@ class PlacedStep(_Placed):
             RecompileError: the arguments need another program.
             DonationError: the state was consumed by an earlier call.
         """
-        batch = self.put(batch)
         if self._guarded is None:
-            state = self.place(state)
+            state, batch = self.place(state), self.put(batch)
             self.compile(state, batch)
         guarded: Any = self._guarded
         state, sums = guarded(state, batch)
