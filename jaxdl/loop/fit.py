@@ -145,6 +145,7 @@ class _Run:
         self._hooks, self._names = list(hooks), _names(hooks)
         self._journal, self._signals = journal, signals
         self._due: list[Hook] = []
+        self._seen: list[Hook] = []
         self._visited: Hook | None = None
         self._state: Any = None
         self._done = 0
@@ -162,6 +163,8 @@ class _Run:
         for name, remembered in memory.hooks.items():
             known[name].recall(remembered)
         self._due = [known[name] for name in memory.due]
+        due = list(map(id, self._due))
+        self._seen = [hook for hook in self._hooks if id(hook) not in due]
         self._journal.stopped = memory.stopped
 
     def until_the_end(self, state: Any, start: int) -> FitResult:
@@ -174,7 +177,7 @@ class _Run:
                 self._train(start)
             if self._done == self._steps or journal.stopped is not None:
                 journal.finish()
-                self._visit([h for h in self._hooks if h.every and self._done % h.every])
+                self._visit(self._unseen())
         except Interrupted:
             pass
         reason = signals.reason
@@ -208,11 +211,13 @@ class _Run:
 
     def _after_step(self, sums: Sums) -> None:
         done, journal = self._done, self._journal
-        due = [hook for hook in self._hooks if hook.every and done % hook.every == 0]
+        self._seen = []
+        last = done == self._steps
+        due = [hook for hook in self._unseen() if last or done % (hook.every or 1) == 0]
         if due:
             # Steps still queued on the device would otherwise count as the hooks' time.
             jax.block_until_ready(self._state)
-        journal.add(done, sums, last=done == self._steps)
+        journal.add(done, sums, last=last)
         for hook in self._hooks:
             hook.tick(done)
         if due:
@@ -225,14 +230,20 @@ class _Run:
         begin = time.perf_counter()
         while self._due:
             if self._journal.stopped is not None:
-                # No step will complete the window: its record comes before the last save.
+                # No step comes after this one: what else is to be said comes before the last save.
                 self._journal.finish()
+                self._due = self._unseen()
             self._visited = self._due[0]
             self._visited.at(self._moment())
-            self._due.pop(0)
+            self._seen.append(self._due.pop(0))
         self._visited = None
         if due:
             self._journal.pause(time.perf_counter() - begin)
+
+    def _unseen(self) -> list[Hook]:
+        """The hooks with a period that were not visited at this step."""
+        seen = list(map(id, self._seen))
+        return [hook for hook in self._hooks if hook.every and id(hook) not in seen]
 
     def _visit_interrupted(self) -> None:
         self._journal.read()

@@ -48,6 +48,7 @@ class Signals:
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup = -1
+        self._watcher: threading.Thread | None = None
 
     @property
     def preempted(self) -> bool:
@@ -63,7 +64,8 @@ class Signals:
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="jaxdl-signals", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="jaxdl-signals", daemon=True)
+        self._watcher.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -74,6 +76,8 @@ class Signals:
             signal.signal(number, before)
         os.close(self._pipe[1])
         self._pipe = None
+        if self._watcher is not None:
+            self._watcher.join(_GRACE)
 
     def seen_at(self, step: int) -> bool:
         """Whether the run is to end, as all processes agree.

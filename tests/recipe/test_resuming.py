@@ -283,3 +283,27 @@ def test_it_keeps_the_best(tmp_path, placed):
     losses_at = {x["step"]: x["loss"] for x in log(tmp_path) if x["split"] == "validation"}
     best = max(losses_at, key=losses_at.get)
     assert Checkpoints(tmp_path / "checkpoints").steps() == sorted({best, STEPS})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eval_every": 7, "checkpoint_every": 5},
+        {"eval_every": 5, "checkpoint_every": 7},
+        {"eval_every": 6, "checkpoint_every": 3, "early_stop": True},
+        {"eval_every": 6, "checkpoint_every": 4, "early_stop": True, "log_every": 5},
+    ],
+)
+def test_the_last_checkpoint_comes_after_all_that_is_said(tmp_path, changes):
+    """Otherwise a run that is killed right after it would lack its last records."""
+    if changes.pop("early_stop", False):
+        changes["early_stop"] = EarlyStop("validation/loss", patience=2, mode="max")
+    run(make_recipe(**changes), tmp_path)
+    folder = tmp_path / "checkpoints"
+    (*_, last) = Checkpoints(folder).steps()
+    memory = checkpoints.open_step(folder, last)[1]["memory"]
+    lines = log(tmp_path)
+    assert memory["hooks"]["JsonLines:0"] == len(lines)
+    assert memory["due"] == []
+    assert {x["split"] for x in lines if x["step"] == last} == {"train", "validation"}
+    assert len({(x["split"], x["step"]) for x in lines}) == len(lines)
