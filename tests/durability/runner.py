@@ -8,6 +8,7 @@ prints the digests of the finished run as JSON. With ``--kill`` it kills itself 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -89,6 +90,17 @@ def log(folder: Path) -> list[str]:
     return lines
 
 
+def teller():
+    """A hook that tells every step that was made."""
+    from jaxdl.protocols import Hook
+
+    class Tell(Hook):
+        def tick(self, step):
+            print(f"step {step}", flush=True)
+
+    return Tell()
+
+
 def restored(folder: Path) -> dict[str, str]:
     """The digests of what the newest checkpoint holds, read onto this process's devices."""
     from jaxdl.checkpoints import Checkpoints
@@ -106,6 +118,7 @@ def main() -> None:
     parser.add_argument("--kill", default=None)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--restore", action="store_true")
+    parser.add_argument("--tell", action="store_true")
     parser.add_argument("--stall", type=int, default=None)
     parser.add_argument("--slow-evaluation", type=int, default=None)
     parser.add_argument("--slow-save", action="store_true")
@@ -136,6 +149,8 @@ def main() -> None:
     slow_down(options)
     made = recipe(pause=options.pause, stall=options.stall)
     print("begun", file=sys.stderr, flush=True)
+    if options.tell:
+        made = dataclasses.replace(made, hooks=[teller()])
     outcome = train(made, options.folder, progress=False)
     if outcome.result.preempted:
         raise SystemExit(75)

@@ -15,7 +15,7 @@ from jaxdl.loop import PREEMPTED
 
 def preempt(folder, after: float, *options: str, signals: int = 1, trained: bool = True):
     """Starts the run, sends SIGTERM some seconds after it began, or trained, and waits."""
-    process, _, err = begin(folder, *options)
+    process, out, err = begin(folder, *options, "--tell")
     deadline = time.monotonic() + 60
     log = folder / "metrics.jsonl"
     begun = (lambda: log.exists() and log.stat().st_size) if trained else err.read_text
@@ -27,6 +27,15 @@ def preempt(folder, after: float, *options: str, signals: int = 1, trained: bool
         process.send_signal(signal.SIGTERM)
         time.sleep(0.05)
     code = process.wait(timeout=60)
+    if '"params"' in out.read_text():
+        # It was done before the signal came.
+        return 0, err.read_text()
+    made = [
+        int(line.split()[1]) for line in out.read_text().splitlines() if line.startswith("step")
+    ]
+    if code == PREEMPTED and made:
+        # Not one step is lost, the running one included.
+        assert list_steps(folder / "checkpoints")[-1] == made[-1], err.read_text()
     return code, err.read_text()
 
 
