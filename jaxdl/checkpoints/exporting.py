@@ -1,6 +1,6 @@
 """A checkpoint's tensors as one .safetensors file, which other libraries and languages read.
 
-Reads from: errors, checkpoints.choosing, .faults, .manifest, .reading. Used by: cli, and by hand.
+Reads from: errors, data.folders, checkpoints.choosing, .manifest, .reading. Used by: cli, by hand.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxdl import data
 from jaxdl.checkpoints.choosing import check_finite
-from jaxdl.checkpoints.faults import check_space
 from jaxdl.checkpoints.manifest import Manifest, read_manifest
 from jaxdl.checkpoints.reading import STATE, first_line, read_checked, read_record
 from jaxdl.errors import CheckpointError, ConfigError
@@ -158,7 +158,7 @@ def _write(out: Path, tensors: Mapping[str, Any], metadata: dict[str, str]) -> s
 
     new = out.with_name(f".{out.name}.{os.getpid()}")
     with _writing(out, new):
-        check_space(out.parent, sum(values.nbytes for values in tensors.values()))
+        data.check_space(out.parent, sum(values.nbytes for values in tensors.values()))
         safetensors.numpy.save_file(dict(tensors), new, metadata=metadata)
         with new.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

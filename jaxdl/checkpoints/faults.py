@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from jaxdl.errors import CheckpointError, JaxdlError
 
-__all__ = ["check_space", "lock", "writing"]
+__all__ = ["lock", "writing"]
 
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", "free some space; what was saved before is whole"),
@@ -76,24 +75,6 @@ def _newest(folder: Path) -> str:
     except OSError:
         steps = []
     return f"the checkpoint of step {steps[-1]}" if steps else "its start"
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Finds out before the work whether the disk has room.
-
-    Args:
-        folder: where something will be written; it need not exist.
-        needed: bytes.
-
-    Raises:
-        OSError: ``ENOSPC``; ``writing`` says the rest.
-    """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes, {free:,} are free"
-        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Orbax writes, commits and deletes. A checkpoint is three items in one commit: the tensors, a record
 in JSON, and the manifest of hashes.
 
-Reads from: errors, protocols, checkpoints.*. Used by: hooks, recipe, cli.
+Reads from: errors, protocols, data.folders, checkpoints.*. Used by: hooks, recipe, cli.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdl import data
 from jaxdl.checkpoints import faults
 from jaxdl.checkpoints.choosing import all_agree, check_finite, newest_whole
 from jaxdl.checkpoints.keeping import Keep
@@ -116,7 +117,7 @@ class Checkpoints:
             manager = self._opened()
             if step in manager.all_steps():
                 return False
-            faults.check_space(self.folder, _bytes(leaves))
+            data.check_space(self.folder, _bytes(leaves))
             views = snapshot(leaves)
             self._metrics[step] = told.get(self.keep.metric)
             return _save(manager, step, leaves, views, kept)

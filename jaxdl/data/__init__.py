@@ -10,7 +10,7 @@ from jaxdl.data.batches import Batches, Transform
 from jaxdl.data.cache import cached, open_columns
 from jaxdl.data.columns import Columns, arrays, npz
 from jaxdl.data.decoding import Records, records
-from jaxdl.data.folders import cache_folder, data_folder
+from jaxdl.data.folders import cache_folder, check_space, data_folder
 from jaxdl.data.handwritten import digits
 from jaxdl.data.image_files import image_folder
 from jaxdl.data.labels import check_labels
@@ -33,6 +33,7 @@ __all__ = [
     "cache_folder",
     "cached",
     "check_labels",
+    "check_space",
     "data_folder",
     "digits",
     "image_folder",

@@ -118,8 +118,10 @@ def check_space(folder: Path, needed: int) -> None:
     Raises:
         OSError: ``ENOSPC``; ``disk_errors`` says the rest.
     """
-    if _free(folder) < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    free = _free(folder)
+    if free < needed:
+        words = f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes, {free:,} are free"
+        raise OSError(errno.ENOSPC, words)
 
 
 @contextmanager
@@ -153,5 +155,6 @@ def disk_errors(folder: Path, needed: int | None = None) -> Generator[None]:
 
 
 def _free(folder: Path) -> int:
-    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    place = folder.absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
     return shutil.disk_usage(there).free
