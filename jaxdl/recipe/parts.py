@@ -46,7 +46,8 @@ class Recipe:
             ``"rollback"`` goes back to the last checkpoint before and leaves those batches out,
             for a loss spike too.
         spike: ends the run (or rolls it back) when the loss jumps.
-        checkpoint_every: steps from one checkpoint to the next; as ``eval_every`` when ``None``.
+        checkpoint_every: steps from one checkpoint to the next; as ``eval_every``, but at least
+            100, when ``None``.
         keep: which checkpoints stay.
         init_from: another run whose parameters a new run begins with.
         layout: where arrays lie; ``data_parallel()`` when ``None``.

@@ -30,6 +30,8 @@ from jaxdl.recipe.resuming import Beginning, begin, fresh, go_back, position
 
 __all__ = ["Outcome", "Scores", "score", "train"]
 
+_LEAST_BETWEEN_SAVES = 100
+
 Scores = dict[str, dict[str, Any]]
 """Metrics by name, by split."""
 
@@ -189,7 +191,7 @@ class _Run:
             hooks.append(Evaluate(recipe.period(), evaluation, batches, rows=recipe.rows()))
             hooks += [] if recipe.early_stop is None else [recipe.early_stop]
         if self._store is not None:
-            every = recipe.checkpoint_every or recipe.period()
+            every = recipe.checkpoint_every or max(recipe.period(), _LEAST_BETWEEN_SAVES)
             record = position(recipe, beginning.skipped, one_batch=self._one_batch)
             record["settings"] = self.settings
             hooks.append(Checkpoint(every, self._store, self._placed.train, record=record))

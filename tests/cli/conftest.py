@@ -57,6 +57,7 @@ TINY = textwrap.dedent(
             steps=config.steps,
             log_every=4,
             eval_every=6,
+            checkpoint_every=6,
             layout=jaxdl.single(),
         )
     '''

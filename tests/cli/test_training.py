@@ -294,7 +294,8 @@ def test_a_run_compiles_init_train_and_eval_and_no_more(tiny):
 
 
 def test_a_damaged_checkpoint_is_passed_over_in_plain_words(tiny, jaxdl_command):
-    assert jaxdl_command("train", "tiny.py", "--run-dir", "here", "--quiet")[0] == 0
+    train = ["train", "tiny.py", "--run-dir", "here", "--quiet", "--checkpoint-every", 6]
+    assert jaxdl_command(*train)[0] == 0
     (tiny.parent / "here" / "checkpoints" / "12" / "record" / "metadata").write_text("{}")
     with warnings.catch_warnings():
         warnings.simplefilter("default")
