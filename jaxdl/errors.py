@@ -29,6 +29,7 @@ __all__ = [
     "NonFiniteError",
     "ObjectiveError",
     "PathError",
+    "ProgramError",
     "RecompileError",
     "closest",
 ]
@@ -126,6 +127,10 @@ class DamagedError(CheckpointError):
 
 class Interrupted(JaxdlError, RuntimeError):  # noqa: N818 - what it says is no mistake
     """A signal asked a waiting run to end. ``fit`` handles it; nobody else sees it."""
+
+
+class ProgramError(JaxdlError, RuntimeError):
+    """The text of a compiled program holds something that jaxdl cannot read."""
 
 
 class MissingExtraError(JaxdlError, ImportError):

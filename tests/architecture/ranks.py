@@ -15,7 +15,7 @@ RANKS = [
     ["step", "checkpoints"],
     ["placement", "evaluation"],
     ["hooks", "loop"],
-    ["recipe"],
+    ["recipe", "tpu"],
     ["replay"],
     ["cli"],
 ]
