@@ -12,11 +12,13 @@ from jaxdl.losses.classification import (
     softmax_cross_entropy,
 )
 from jaxdl.losses.regression import huber, mean_absolute_error, mean_squared_error
+from jaxdl.losses.sequence import chunked_cross_entropy
 
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_from_probabilities",
     "binary_focal",
+    "chunked_cross_entropy",
     "cross_entropy_from_probabilities",
     "focal",
     "hinge",

@@ -11,11 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxdl.errors import BatchError
 from jaxdl.models.layers import to_float
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "tensor_rules"]
 
 
 class MLP(nn.Module):
@@ -69,3 +70,31 @@ class MLP(nn.Module):
                 x = self.activation(x)
                 x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return x
+
+
+def tensor_rules(features: Sequence[int]) -> tuple[tuple[str, PartitionSpec], ...]:
+    """Rules for ``jaxdl.tensor_parallel``: dense layers in pairs, one sum over devices a pair.
+
+    The first layer of a pair is divided by its outputs, the second by its inputs, so that what
+    lies between them never leaves its device (Shoeybi et al. 2019, arXiv:1909.08053). A last layer
+    without a partner is replicated. The width inside each pair must divide over the axis.
+
+    Args:
+        features: those of the ``MLP``.
+
+    Examples:
+        >>> for pattern, spec in tensor_rules((128, 64, 10)):
+        ...     print(pattern, *spec)
+        ^dense_0/kernel$ None tensor
+        ^dense_0/bias$ tensor
+        ^dense_1/kernel$ tensor None
+    """
+    by_output, by_input = PartitionSpec(None, "tensor"), PartitionSpec("tensor", None)
+    rules: list[tuple[str, PartitionSpec]] = []
+    for first in range(0, len(features) - 1, 2):
+        rules += [
+            (f"^dense_{first}/kernel$", by_output),
+            (f"^dense_{first}/bias$", PartitionSpec("tensor")),
+            (f"^dense_{first + 1}/kernel$", by_input),
+        ]
+    return tuple(rules)

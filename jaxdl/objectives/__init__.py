@@ -1,7 +1,8 @@
 """What to minimise: objectives written from modules and from plain functions."""
 
+from jaxdl.objectives.language_model import language_model
 from jaxdl.objectives.linen import supervised
 from jaxdl.objectives.means import from_mean
 from jaxdl.objectives.nnx import from_nnx
 
-__all__ = ["from_mean", "from_nnx", "supervised"]
+__all__ = ["from_mean", "from_nnx", "language_model", "supervised"]

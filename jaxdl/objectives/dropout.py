@@ -3,7 +3,7 @@
 ``flax.linen.Dropout`` draws one mask for a whole array from one key, so the mask of a row depends
 on which device or microbatch holds the row. Here each row's mask comes from its own key.
 
-Reads from: nothing of jaxdl. Used by: objectives.linen.
+Reads from: nothing of jaxdl. Used by: objectives.applying.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Dropout is drawn for each example on its own, so that it is the same whatever device, microbatch
 or padding the example meets; see ``per_example_dropout``.
 
-Reads from: errors, protocols, objectives.fields, objectives.dropout. Used by: recipes, by choice.
+Reads from: errors, protocols, objectives.fields, objectives.applying. Used by: recipes, by choice.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from jaxdl.errors import ObjectiveError
-from jaxdl.objectives.dropout import LAYER_STREAM, per_example_dropout
+from jaxdl.objectives.applying import applied, first_variables
 from jaxdl.objectives.fields import LossFn, call_options, field, summed
-from jaxdl.protocols import EXAMPLE_KEY, Aux, Batch, Metric, ModelState, Objective, Params
+from jaxdl.protocols import Aux, Batch, Metric, ModelState, Objective, Params
 
 __all__ = ["supervised"]
-
-_TRANSIENT = ("intermediates", "perturbations")
 
 
 def supervised(
@@ -71,24 +68,15 @@ def supervised(
 
     def init(key: Any, batch: Batch) -> tuple[Params, ModelState]:
         x = field(batch, inputs)
-        variables = model.init(key, x, **call_options(model, batch, train=False))
-        state = {k: v for k, v in variables.items() if k not in ("params", *_TRANSIENT)}
-        return variables.get("params", {}), state
+        return first_variables(model, key, x, call_options(model, batch, train=False))
 
     def loss_sum(
         params: Params, model_state: ModelState, batch: Batch, key: Any, *, train: bool
     ) -> tuple[Any, Aux]:
         x = field(batch, inputs)
-        variables = {"params": params, **model_state}
         call = call_options(model, batch, train=train)
-        if not train:
-            outputs = model.apply(variables, x, **call)
-        else:
-            rngs = {"dropout": key, LAYER_STREAM: jax.random.key(0)}
-            with per_example_dropout(batch.get(EXAMPLE_KEY)):
-                outputs, model_state = model.apply(
-                    variables, x, rngs=rngs, mutable=list(model_state), **call
-                )
+        variables = (params, model_state)
+        outputs, model_state = applied(model, variables, batch, x, key, call, train=train)
         return summed(outputs, batch, model_state, loss=loss, targets=targets, metrics=measured)
 
     return Objective(init, loss_sum)

@@ -1,0 +1,288 @@
+"""GPT-2: a causal transformer decoder with learned positions and a tied head.
+
+Reads from: errors, models.attention, models.stack. Used by: recipes, by choice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from jaxdl.errors import BatchError
+from jaxdl.models.attention import SelfAttention
+from jaxdl.models.layers import check_rank
+from jaxdl.models.stack import run_layers
+
+__all__ = [
+    "GPT",
+    "SCANNED_TENSOR_RULES",
+    "TENSOR_RULES",
+    "Block",
+    "gpt2_1_5b",
+    "gpt2_124m",
+    "gpt2_350m",
+    "gpt2_774m",
+]
+
+_EMBEDDING_RULE = (r"token_embedding/embedding$", P("tensor", None))
+_BLOCK_RULES = (
+    (r"attention/(query|key|value)/kernel$", (None, "tensor")),
+    (r"attention/(query|key|value)/bias$", ("tensor",)),
+    (r"attention/out/kernel$", ("tensor", None)),
+    (r"mlp_in/kernel$", (None, "tensor")),
+    (r"mlp_in/bias$", ("tensor",)),
+    (r"mlp_out/kernel$", ("tensor", None)),
+)
+
+TENSOR_RULES = (_EMBEDDING_RULE, *((rf"block_\d+/{path}", P(*s)) for path, s in _BLOCK_RULES))
+"""Tensor parallelism of an unrolled ``GPT`` (Shoeybi et al. 2019, arXiv:1909.08053): columns of
+query, key, value and the first dense layer, rows of the projections back, the embedding by its
+words. ``vocab_size`` must be a multiple of the axis (50,304 is the usual one for GPT-2's 50,257
+words), ``num_heads`` should be."""
+
+SCANNED_TENSOR_RULES = (
+    _EMBEDDING_RULE,
+    *((rf"blocks/{path}", P(None, *s)) for path, s in _BLOCK_RULES),
+)
+"""``TENSOR_RULES`` for ``scan_layers=True``, where kernels have a first axis over layers."""
+
+
+class Block(nn.Module):
+    """One pre-norm layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
+
+    Attributes:
+        num_heads: ``N``.
+        mlp_dim: the width of the hidden dense layer.
+        dropout_rate: of attention weights and of what either half adds.
+        residual_scale: times the initial size of the two projections back.
+        train: whether dropout is on.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+        implementation: see ``attention``.
+    """
+
+    num_heads: int
+    mlp_dim: int
+    dropout_rate: float = 0.0
+    residual_scale: float = 1.0
+    train: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: Any = None) -> jax.Array:
+        """Maps ``[B, T, D]`` to ``[B, T, D]``.
+
+        Args:
+            x: shape ``[B, T, D]``.
+            mask: see ``attention``.
+        """
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        inner, outer = _normal(1.0), _normal(self.residual_scale)
+        drop = nn.Dropout(self.dropout_rate, deterministic=not self.train)
+        y = nn.LayerNorm(epsilon=1e-5, name="attention_norm", **types)(x)
+        attend = SelfAttention(
+            self.num_heads,
+            causal=True,
+            dropout_rate=self.dropout_rate,
+            kernel_init=inner,
+            out_init=outer,
+            implementation=self.implementation,
+            name="attention",
+            **types,
+        )
+        x = x + drop(attend(y, mask, train=self.train))
+        y = nn.LayerNorm(epsilon=1e-5, name="mlp_norm", **types)(x)
+        y = nn.Dense(self.mlp_dim, kernel_init=inner, name="mlp_in", **types)(y)
+        y = nn.gelu(y, approximate=True)
+        y = nn.Dense(x.shape[-1], kernel_init=outer, name="mlp_out", **types)(y)
+        return x + drop(y)
+
+
+class GPT(nn.Module):
+    r"""The decoder of GPT-2.
+
+    Learned positions, pre-norm layers, a last LayerNorm, epsilon 1e-5, GELU by its tanh formula,
+    biases everywhere, a head that is the word embedding. Kernels and the word embedding start
+    normal with deviation 0.02, positions with 0.01, the projections back onto the residual path
+    with :math:`0.02 / \sqrt{2 L}` for :math:`L` layers, biases at 0. Dropout is on the embeddings,
+    the attention weights, and what each half of a layer adds.
+
+    Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (the residual
+    path: section 2.3), and its code, github.com/openai/gpt-2, src/model.py (the rest
+    but dropout, which is where GPT, Radford et al. 2018, had it).
+
+    Attributes:
+        vocab_size: ``V``.
+        num_layers: how many blocks.
+        num_heads: ``N``; must divide ``hidden_dim``.
+        hidden_dim: ``D``.
+        max_length: the longest ``T``.
+        mlp_dim: width of the hidden dense layers; ``4 D`` when ``None``.
+        dropout_rate: 0.1 in the first GPT; the code of GPT-2 names none.
+        dtype: of the computation; the parameters' when ``None``.
+        param_dtype: of the parameters.
+        scan_layers: one scanned layer in place of a program that grows with ``num_layers``; the
+            parameters are then stacked, see ``stack_layers``.
+        remat: what a layer keeps for the backward pass, a name of ``REMAT_POLICIES``.
+        implementation: see ``attention``.
+
+    Examples:
+        >>> model = GPT(vocab_size=11, num_layers=1, num_heads=2, hidden_dim=8, max_length=4)
+        >>> logits, variables = model.init_with_output(jax.random.key(0), jnp.zeros((1, 3), int))
+        >>> logits.shape
+        (1, 3, 11)
+    """
+
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    max_length: int
+    mlp_dim: int | None = None
+    dropout_rate: float = 0.0
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    scan_layers: bool = False
+    remat: str | None = None
+    implementation: str | None = None
+
+    def __call__(self, tokens: Any, *, train: bool = False, mask: Any = None) -> jax.Array:
+        """Maps tokens ``[B, T]`` to logits, float32 ``[B, T, V]``.
+
+        Args:
+            tokens: integers from 0 to ``V - 1``, shape ``[B, T]``.
+            train: whether dropout is on.
+            mask: as ``hidden``.
+
+        Raises:
+            BatchError: as ``hidden``.
+        """
+        x, embedding = self.hidden(tokens, train=train, mask=mask)
+        head = embedding.astype(x.dtype)
+        return jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+
+    @nn.compact
+    def hidden(
+        self, tokens: Any, *, train: bool = False, mask: Any = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the logits are the product of, for losses that never hold them.
+
+        Args:
+            tokens: integers, shape ``[B, T]``.
+            train: whether dropout is on.
+            mask: shape ``[B, T]``, 0 on padding, which no token then sees; or ``[B, T, T]``, 0
+                where a token may not see another (``segment_mask``). A mask of rows, ``[B]``,
+                changes nothing. Padding after the text needs none: the future is not seen anyway.
+
+        Returns:
+            ``(hidden [B, T, D], embedding [V, D])``; the second in ``param_dtype``.
+
+        Raises:
+            BatchError: ``tokens`` are no integers ``[B, T]``, or longer than ``max_length``.
+        """
+        tokens = self._checked(tokens)
+
+        def embedding(count: int, scale: float, name: str) -> nn.Embed:
+            return nn.Embed(
+                count,
+                self.hidden_dim,
+                embedding_init=_normal(scale),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=name,
+            )
+
+        words = embedding(self.vocab_size, 1.0, "token_embedding")
+        places = embedding(self.max_length, 0.5, "position_embedding")
+        x = words(tokens) + places(jnp.arange(tokens.shape[1])[None])
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = run_layers(
+            Block,
+            {
+                "num_heads": self.num_heads,
+                "mlp_dim": self.mlp_dim or 4 * self.hidden_dim,
+                "dropout_rate": self.dropout_rate,
+                "residual_scale": (2 * max(self.num_layers, 1)) ** -0.5,
+                "train": train,
+                "dtype": self.dtype,
+                "param_dtype": self.param_dtype,
+                "implementation": self.implementation,
+            },
+            x,
+            None if mask is None or jnp.ndim(mask) == 1 else mask,
+            num_layers=self.num_layers,
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
+        norm = nn.LayerNorm(
+            epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
+        )
+        return norm(x), words.embedding
+
+    def _checked(self, tokens: Any) -> jax.Array:
+        check_rank(tokens, 2, "[B, T]", "GPT")
+        tokens = jnp.asarray(tokens)
+        if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.shape[1] > self.max_length:
+            raise BatchError(
+                f"GPT got tokens of shape {list(tokens.shape)} and dtype {tokens.dtype}",
+                expected=f"integers, at most {self.max_length} in a row",
+                do="cut the rows, raise max_length, or cast the tokens",
+            )
+        return tokens
+
+
+def _normal(scale: float) -> Any:
+    return nn.initializers.normal(0.02 * scale)
+
+
+def _published(num_layers: int, num_heads: int, hidden_dim: int, options: dict[str, Any]) -> GPT:
+    sizes: dict[str, Any] = {
+        "vocab_size": 50_257,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "hidden_dim": hidden_dim,
+        "max_length": 1024,
+    }
+    return GPT(**{**sizes, **options})
+
+
+def gpt2_124m(**options: Any) -> GPT:
+    """GPT-2 small: 12 layers x 768, 124,439,808 parameters.
+
+    Args:
+        **options: attributes of ``GPT`` that are to be others.
+    """
+    return _published(12, 12, 768, options)
+
+
+def gpt2_350m(**options: Any) -> GPT:
+    """GPT-2 medium: 24 layers x 1024, 354,823,168 parameters.
+
+    Args:
+        **options: attributes of ``GPT`` that are to be others.
+    """
+    return _published(24, 16, 1024, options)
+
+
+def gpt2_774m(**options: Any) -> GPT:
+    """GPT-2 large: 36 layers x 1280, 774,030,080 parameters.
+
+    Args:
+        **options: attributes of ``GPT`` that are to be others.
+    """
+    return _published(36, 20, 1280, options)
+
+
+def gpt2_1_5b(**options: Any) -> GPT:
+    """GPT-2 XL: 48 layers x 1600, 1,557,611,200 parameters.
+
+    Args:
+        **options: attributes of ``GPT`` that are to be others.
+    """
+    return _published(48, 25, 1600, options)

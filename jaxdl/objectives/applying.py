@@ -1,0 +1,70 @@
+"""A Linen module as two pure functions: its first variables, and its call on a batch.
+
+Reads from: protocols, objectives.dropout. Used by: objectives.linen, objectives.language_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxdl.objectives.dropout import LAYER_STREAM, per_example_dropout
+from jaxdl.protocols import EXAMPLE_KEY, Batch, ModelState, Params
+
+__all__ = ["applied", "first_variables"]
+
+_TRANSIENT = ("intermediates", "perturbations")
+
+
+def first_variables(
+    model: nn.Module, key: Any, x: Any, call: Mapping[str, Any]
+) -> tuple[Params, ModelState]:
+    """Parameters, and the other collections that are the model's state.
+
+    Args:
+        model: the module.
+        key: a typed key.
+        x: the module's input.
+        call: its keyword arguments.
+    """
+    variables = model.init(key, x, **call)
+    state = {k: v for k, v in variables.items() if k not in ("params", *_TRANSIENT)}
+    return variables.get("params", {}), state
+
+
+def applied(
+    model: nn.Module,
+    variables: tuple[Params, ModelState],
+    batch: Batch,
+    x: Any,
+    key: Any,
+    call: Mapping[str, Any],
+    *,
+    train: bool,
+    method: str | None = None,
+) -> tuple[Any, ModelState]:
+    """Calls the module; in training with dropout by example and a state that may change.
+
+    Args:
+        model: the module.
+        variables: ``(params, model_state)``.
+        batch: where the examples' keys are, if there are any.
+        x: the module's input.
+        key: the step's key.
+        call: keyword arguments of the call.
+        train: whether random streams are given and the state may change.
+        method: the method's name; ``__call__`` when ``None``.
+
+    Returns:
+        ``(outputs, model_state)``.
+    """
+    params, model_state = variables
+    given = {"params": params, **model_state}
+    if not train:
+        return model.apply(given, x, method=method, **call), model_state
+    rngs = {"dropout": key, LAYER_STREAM: jax.random.key(0)}
+    with per_example_dropout(batch.get(EXAMPLE_KEY)):
+        return model.apply(given, x, rngs=rngs, mutable=list(model_state), method=method, **call)
