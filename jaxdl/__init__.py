@@ -24,7 +24,15 @@ if TYPE_CHECKING:
         reductions,
         tree_paths,
     )
-    from jaxdl.layouts import Layout, data_parallel, layout, single
+    from jaxdl.layouts import (
+        Layout,
+        data_parallel,
+        fsdp,
+        layout,
+        single,
+        tensor_parallel,
+        zero1,
+    )
     from jaxdl.loop import FitResult, fit
     from jaxdl.metrics import report
     from jaxdl.objectives import from_mean, from_nnx, supervised
@@ -42,7 +50,7 @@ _MODULES = [
 
 _HOMES = {
     "loop": "FitResult fit",
-    "layouts": "Layout data_parallel layout single",
+    "layouts": "Layout data_parallel fsdp layout single tensor_parallel zero1",
     "metrics": "report",
     "objectives": "from_mean from_nnx supervised",
     "placement": "from_pmap_state jit pmap",
@@ -71,6 +79,7 @@ __all__ = [
     "from_mean",
     "from_nnx",
     "from_pmap_state",
+    "fsdp",
     "gradients",
     "jit",
     "layout",
@@ -89,7 +98,9 @@ __all__ = [
     "report",
     "single",
     "supervised",
+    "tensor_parallel",
     "tree_paths",
+    "zero1",
 ]
 
 
