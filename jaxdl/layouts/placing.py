@@ -3,7 +3,7 @@
 A layout is a value. It knows no model and touches no device until ``make_mesh``; every spec it
 gives comes with the reason for it.
 
-Reads from: errors. Used by: the rest of layouts, placement, gradients, recipe.
+Reads from: errors, layouts.arranging. Used by: the rest of layouts, placement, gradients, recipe.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from jaxdl.errors import LayoutError
+from jaxdl.layouts.arranging import arrange
 
 __all__ = ["MIN_SIZE", "Layout", "Placing", "Role", "nearest_sizes"]
 
@@ -65,17 +65,21 @@ class Layout:
     def make_mesh(self, devices: Sequence[Any]) -> Mesh:
         """Arranges devices into the mesh.
 
-        The axes are of type Auto: the compiler places what the rules leave open.
+        The axes are of type Auto: the compiler places what the rules leave open. TPU chips are
+        arranged so that neighbours along an axis are neighbours in the torus; of several slices,
+        the outermost axes run over the network between them.
 
         Args:
             devices: the devices to use; a layout without a -1 axis takes the first it needs.
 
         Raises:
-            LayoutError: the axes' sizes do not fit the number of devices.
+            LayoutError: the axes' sizes do not fit the number of devices, or of slices.
         """
+        names = tuple(name for name, _ in self.axes)
         shape = self._shape(len(devices))
-        chosen = np.asarray(devices[: math.prod(shape)], dtype=object).reshape(shape)
-        return Mesh(chosen, tuple(name for name, _ in self.axes))
+        return Mesh(
+            arrange(devices[: math.prod(shape)], dict(zip(names, shape, strict=True))), names
+        )
 
     def abstract_mesh(self, count: int) -> AbstractMesh:
         """The mesh of so many devices, with no device in it.

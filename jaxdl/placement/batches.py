@@ -56,7 +56,9 @@ class BatchPlacer:
         """The batch on the devices; one that lies there already is given back as it is.
 
         Args:
-            batch: arrays with a common first axis ``B``; on many hosts, this host's rows.
+            batch: arrays with a common first axis ``B``; on many hosts, this host's rows. Of
+                ``jax.ShapeDtypeStruct``, which stand for a batch of all hosts, the same come back
+                with their shardings.
 
         Returns:
             The same structure of arrays that the program takes as they are, with a ``mask``
@@ -70,6 +72,8 @@ class BatchPlacer:
         if leaves and all(self._is_placed(leaf) for leaf in leaves):
             return batch
         rows = _rows(batch, leaves)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+            return self._abstract(batch, rows)
         batch = self._padded(batch, rows)
         if self._rows is None:
             self._rows = jax.tree.leaves(batch)[0].shape[0]
@@ -83,6 +87,14 @@ class BatchPlacer:
             return False
         return leaf.sharding is self._sharding or leaf.sharding == self._sharding
 
+    def _abstract(self, batch: PyTree, rows: int) -> PyTree:
+        """Shapes stand for a whole batch, to which no rows can be added."""
+        if rows % (shards := self._shards * jax.process_count()):
+            raise _uneven(rows, shards, do="change the batch size")
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding), batch
+        )
+
     def _padded(self, batch: PyTree, rows: int) -> PyTree:
         size = -(-rows // self._shards) * self._shards
         if self._masked and self._rows is not None:
@@ -91,11 +103,8 @@ class BatchPlacer:
         if size == rows and not needs_mask:
             return batch
         if not self._pad:
-            raise LayoutError(
-                f"a batch of {rows} rows does not divide over {self._shards} devices",
-                expected=f"a multiple of {self._shards}, such as "
-                f"{nearest_sizes(rows, self._shards)}",
-                do="change the batch size, or leave padding on (pad=True)",
+            raise _uneven(
+                rows, self._shards, do="change the batch size, or leave padding on (pad=True)"
             )
         if not isinstance(batch, Mapping):
             raise BatchError(
@@ -114,6 +123,14 @@ class BatchPlacer:
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self._sharding, np.asarray(x)), batch
         )
+
+
+def _uneven(rows: int, shards: int, *, do: str) -> LayoutError:
+    return LayoutError(
+        f"a batch of {rows} rows does not divide over {shards} devices",
+        expected=f"a multiple of {shards}, such as {nearest_sizes(rows, shards)}",
+        do=do,
+    )
 
 
 def _rows(batch: PyTree, leaves: list[Any]) -> int:

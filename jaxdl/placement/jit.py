@@ -137,6 +137,7 @@ class PlacedStep(_Placed):
     """A ``TrainStep`` on a mesh. Made by ``jaxdl.jit``.
 
     Attributes:
+        pure: the step itself.
         layout: its layout.
         mesh: its ``jax.sharding.Mesh``.
     """
@@ -151,7 +152,7 @@ class PlacedStep(_Placed):
         recompile: Recompile,
     ):
         super().__init__(layout, devices, pad=pad, recompile=recompile)
-        self._step = step
+        self.pure = step
         self._guarded: Guarded | None = None
 
     @property
@@ -170,7 +171,7 @@ class PlacedStep(_Placed):
             ConfigError: the seed is out of range.
         """
         batch = self.put(batch)
-        init, key = seeded(self._step.init, key)
+        init, key = seeded(self.pure.init, key)
         shardings = self.shardings(jax.eval_shape(init, key, batch))
         # The batch's values are never read: shapes are passed, so that nothing is moved.
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
@@ -185,7 +186,7 @@ class PlacedStep(_Placed):
     def abstract_state(self, batch: Batch) -> PyTree:
         """The state's shapes, dtypes and shardings, with nothing allocated."""
         batch = self.put(batch)
-        shapes = jax.eval_shape(self._step.init, jax.eval_shape(jax.random.key, 0), batch)
+        shapes = jax.eval_shape(self.pure.init, jax.eval_shape(jax.random.key, 0), batch)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             shapes,
@@ -199,11 +200,25 @@ class PlacedStep(_Placed):
             DonationError: the update does not give back every leaf of the state.
         """
         batch = self.put(batch)
+        jitted = self._jitted(state)
+        self._guarded = Guarded(jitted, donates=True, recompile=self._recompile, put=self.put)
+        return self._guarded.compile(state, batch)
+
+    def trace(self, state: PyTree, batch: Batch) -> jax.stages.Traced:
+        """The update as a jaxpr, which ``lower`` takes further; nothing is compiled.
+
+        Args:
+            state: abstract or real.
+            batch: a host batch, or ``jax.ShapeDtypeStruct`` for one of all hosts.
+        """
+        return self._jitted(state).trace(state, self.put(batch))
+
+    def _jitted(self, state: PyTree) -> Any:
         shardings = self.shardings(state)
-        update = self._step.update
+        update = self.pure.update
         if "batch_sharding" in inspect.signature(update).parameters:
             update = partial(update, batch_sharding=self._batch_sharding)
-        jitted = jax.jit(
+        return jax.jit(
             update,
             in_shardings=(shardings, self._batch_sharding),
             out_shardings=(shardings, self._replicated),
@@ -211,8 +226,6 @@ class PlacedStep(_Placed):
             # A leaf that is overwritten unread is still a buffer to reuse.
             keep_unused=True,
         )
-        self._guarded = Guarded(jitted, donates=True, recompile=self._recompile, put=self.put)
-        return self._guarded.compile(state, batch)
 
     def __call__(self, state: PyTree, batch: Batch) -> tuple[PyTree, Sums]:
         """One update. The state given is consumed: use only the one returned.
