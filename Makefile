@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The TPU compiler lies apart: on JAX's own path it would be loaded by every run on a CPU.
+LIBTPU := $(VENV)/libtpu
+TPU_STAMP := $(VENV)/.libtpu
+WITH_TPU := TPU_LIBRARY_PATH=$(CURDIR)/$(LIBTPU)/libtpu/libtpu.so
 ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help train test slow lint format typecheck docs bench lock clean
+.PHONY: help train plan test slow lint format typecheck docs bench lock clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -21,14 +25,26 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
+$(TPU_STAMP): $(STAMP) requirements-tpu.txt
+	@echo "installing the TPU compiler into $(LIBTPU) (once)"
+	@rm -rf $(LIBTPU)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LIBTPU) \
+	  -r requirements-tpu.txt || \
+	  { echo "libtpu has no wheel for this machine: plans cannot be made, their tests are skipped"; }
+	@touch $(TPU_STAMP)
+
 train: $(STAMP) ## Train the default example (make train ARGS="--steps 500").
 	@$(BIN)/jaxdl train examples/digits.py $(ARGS)
 
 test: $(STAMP) ## Run the default test suite.
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-slow: $(STAMP) ## Run the longer tests.
-	@$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+plan: $(TPU_STAMP) ## Plan a step for a TPU slice (make plan ARGS="examples/digits.py --on v5e-16").
+	@$(WITH_TPU) $(BIN)/jaxdl plan $(ARGS)
+
+slow: $(TPU_STAMP) ## Run the longer tests, those of the TPU compiler among them.
+	@test -e $(LIBTPU)/libtpu && export $(WITH_TPU); \
+	  $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
 lint: $(STAMP) ## Check format and lint.
 	@$(BIN)/ruff format --check .
