@@ -4,5 +4,14 @@ from jaxdl.objectives.language_model import language_model
 from jaxdl.objectives.linen import supervised
 from jaxdl.objectives.means import from_mean
 from jaxdl.objectives.nnx import from_nnx
+from jaxdl.objectives.precision import Precision, precision, with_precision
 
-__all__ = ["from_mean", "from_nnx", "language_model", "supervised"]
+__all__ = [
+    "Precision",
+    "from_mean",
+    "from_nnx",
+    "language_model",
+    "precision",
+    "supervised",
+    "with_precision",
+]

@@ -1,7 +1,7 @@
 """Where a run begins: at zero, at its newest whole checkpoint, or before what spoiled it.
 
-Reads from: errors, protocols, tree_paths, data, checkpoints, hooks, recipe.parts, recipe.placing.
-Used by: recipe.running, cli.
+Reads from: errors, protocols, tree_paths, data, gradients, checkpoints, hooks, recipe.parts,
+recipe.placing. Used by: recipe.running, cli.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax
 from jaxdl import data
 from jaxdl.checkpoints import Checkpoints, Table
 from jaxdl.errors import CheckpointError, ConfigError, DivergedError
+from jaxdl.gradients.remembering import joined
 from jaxdl.hooks import memory_of
 from jaxdl.protocols import Batch, Memory, Params
 from jaxdl.recipe.parts import Recipe
@@ -130,7 +131,7 @@ def fresh(recipe: Recipe, placed: Placed, batch: Batch) -> tuple[Any, Table | No
     def opt_init(params: Params) -> Any:
         if recipe.freeze is not None:
             params = partition(params, match_mask(recipe.freeze, params))[1]
-        return recipe.optimizer.init(params)
+        return joined(recipe.gradient, recipe.optimizer.init(params))
 
     state, taken = recipe.init_from.fill(state, opt_init)
     return state, taken.table

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding
 
 from jaxdl import gradients
 from jaxdl.errors import ObjectiveError
+from jaxdl.gradients.remembering import bind, joined, parted, warn_unscaled
 from jaxdl.protocols import (
     Aux,
     Batch,
@@ -64,7 +65,8 @@ def make_train_step(
         ema_decay: ``d`` in (0, 1) keeps a moving average of the parameters in ``state.ema``.
         nonfinite: ``"skip"`` keeps parameters, optimizer and model state as they were when the
             loss or any gradient is not finite, leaves the batch out of the sums, and counts it in
-            ``sums["skipped"]``. ``"propagate"`` does nothing.
+            ``sums["skipped"]``. ``"propagate"`` does nothing. With ``gradients.scaled()``, whose
+            dynamic scale finds its size by overflowing, such a step is skipped in either case.
         freeze: regular expression(s) of parameter paths that are not trained: they get no
             gradient, no optimizer state and no decay.
 
@@ -91,6 +93,7 @@ def make_train_step(
     """
     _check_options(objective, optimizer, ema_decay, nonfinite)
     estimator = gradients.mean() if gradient is None else gradient
+    warn_unscaled(objective, estimator)
     update_from = optax.with_extra_args_support(optimizer).update
 
     def init(key: Any, batch: Batch) -> TrainState:
@@ -100,7 +103,7 @@ def make_train_step(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=jax.tree.map(_strong, optimizer.init(trained)),
+            opt_state=joined(estimator, jax.tree.map(_strong, optimizer.init(trained))),
             model_state=model_state,
             key=state_key,
             ema=None if ema_decay is None else jax.tree.map(jnp.copy, params),
@@ -116,7 +119,8 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         batch = with_example_keys(key, batch, axis_name)
         trained, frozen = _split(state.params, freeze)
-        gradient_fn = estimator(_logged(objective, frozen))
+        opt_state, memory = parted(estimator, state.opt_state)
+        gradient_fn = bind(estimator(_logged(objective, frozen)), memory, axis_name)
         grads, aux = differentiate(gradient_fn, axis_name, batch_sharding)(
             trained, state.model_state, batch, key
         )
@@ -132,18 +136,20 @@ def make_train_step(
             return params, opt_state, ema
 
         apply = partial(gradients.alone, advance) if crosses_shards(gradient_fn) else advance
-        params, opt_state, ema = apply(grads, aux.metrics, trained, state.opt_state, state.ema)
+        params, opt_state, ema = apply(grads, aux.metrics, trained, opt_state, state.ema)
         new = replace(
             state,
             step=state.step + 1,
             params=params,
-            opt_state=opt_state,
+            opt_state=joined(estimator, opt_state, memory),
             model_state=aux.model_state,
             ema=ema,
         )
         sums = dict(aux.metrics)
-        if nonfinite == "skip":
-            new, sums = _skip(_all_finite((grads, sums.get("loss"))), new, state, sums)
+        if nonfinite == "skip" or memory is not None:
+            finite = _all_finite((grads, sums.get("loss")))
+            new, sums = _skip(finite, new, state, sums)
+            new, sums = _remembered(estimator, memory, finite, new, sums)
         _check_fixed_point(state, new)
         return new, sums
 
@@ -223,6 +229,17 @@ def _skip(
     )
     counted: Sums = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), sums)
     return kept, {**counted, "skipped": jnp.where(finite, 0, 1).astype(jnp.int32)}
+
+
+def _remembered(
+    estimator: GradientEstimator, memory: PyTree, finite: jax.Array, new: TrainState, sums: Sums
+) -> tuple[TrainState, Sums]:
+    """The estimator's memory moves on, from a skipped step too: that is how it learns of it."""
+    if not isinstance(estimator, gradients.Remembering):
+        return new, sums
+    opt_state, _ = parted(estimator, new.opt_state)
+    opt_state = joined(estimator, opt_state, estimator.after(memory, finite))
+    return replace(new, opt_state=opt_state), {**sums, **estimator.sums(memory)}
 
 
 def _check_fixed_point(old: TrainState, new: TrainState) -> None:
