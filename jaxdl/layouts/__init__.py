@@ -1,9 +1,11 @@
 """Where each array of a run lies: mesh axes, rules from paths to specs, and the reason for each."""
 
+from jaxdl.layouts.activations import activation_rules
 from jaxdl.layouts.choices import (
     data_parallel,
     fsdp,
     layout,
+    sequence,
     single,
     tensor_parallel,
     zero1,
@@ -18,11 +20,13 @@ __all__ = [
     "Layout",
     "Placing",
     "Row",
+    "activation_rules",
     "data_parallel",
     "explain",
     "fsdp",
     "layout",
     "nearest_sizes",
+    "sequence",
     "single",
     "state_placings",
     "state_shardings",

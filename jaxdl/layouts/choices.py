@@ -1,6 +1,6 @@
 """The layouts to choose from, and the way to one of your own.
 
-Reads from: errors, layouts.placing. Used by: placement, recipes, by choice.
+Reads from: errors, layouts.activations, layouts.placing. Used by: placement, recipes, by choice.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from jax.sharding import PartitionSpec
 
 from jaxdl.errors import LayoutError
+from jaxdl.layouts.activations import SEQUENCE
 from jaxdl.layouts.placing import MIN_SIZE, Layout
 
-__all__ = ["data_parallel", "fsdp", "layout", "single", "tensor_parallel", "zero1"]
+__all__ = ["data_parallel", "fsdp", "layout", "sequence", "single", "tensor_parallel", "zero1"]
 
 
 def data_parallel() -> Layout:
@@ -89,6 +90,29 @@ def tensor_parallel(
     return layout(mesh={"data": data, "tensor": tensor}, rules=rules, batch_axes=["data"])
 
 
+def sequence(size: int, *, data: int = -1) -> Layout:
+    """Each row's activations divided along time over the axis ``sequence``, the rows over ``data``.
+
+    For rows too long for one device. Every device computes its part of each row; in attention its
+    queries look at the keys and values of the whole row, which are gathered for it. This is context
+    parallelism as Llama 3 was trained with (Grattafiori et al. 2024, arXiv:2407.21783, section
+    3.3.2). Parameters lie on every device; to divide them as well, see ``layout``.
+
+    It acts where a model says which dimension is time, as ``models.GPT`` does (``models.constrain``
+    for one's own), and that dimension divides by ``size``; elsewhere the devices of a part of
+    ``data`` compute the same.
+
+    Args:
+        size: of the axis ``sequence``.
+        data: size of the outer axis ``data``; -1 takes the devices that are left.
+
+    Examples:
+        >>> dict(sequence(4).abstract_mesh(8).shape)
+        {'data': 2, 'sequence': 4}
+    """
+    return layout(mesh={"data": data, "sequence": size}, batch_axes=["data"])
+
+
 def layout(
     *,
     mesh: Mapping[str, int],
@@ -103,7 +127,7 @@ def layout(
         mesh: size of each named axis, outermost first; one may be -1.
         rules: ``(regular expression, PartitionSpec)`` pairs for parameter paths, first match holds.
         batch_axes: the axes that divide the batch; by default those of ``data`` and ``fsdp`` that
-            the mesh has, else the first axis.
+            the mesh has, else the first axis but ``sequence``.
         shard_axis: the axis, as a rule ``"fsdp"``, that divides every array along the largest
             dimension that the rules leave whole. ``None`` replicates what no rule finds.
         min_size: arrays of fewer elements are not divided over ``shard_axis``.
@@ -120,7 +144,8 @@ def layout(
         "rule 'kernel$'; fsdp: dimension 0 of 512 over 4"
     """
     if batch_axes is None:
-        batch_axes = [name for name in ("data", "fsdp") if name in mesh] or list(mesh)[:1]
+        batch_axes = [name for name in ("data", "fsdp") if name in mesh]
+        batch_axes = batch_axes or [name for name in mesh if name != SEQUENCE][:1]
     unknown = [name for name in batch_axes if name not in mesh]
     if unknown:
         raise LayoutError(

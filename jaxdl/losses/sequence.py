@@ -5,7 +5,7 @@ Reads from: errors, losses.classification. Used by: objectives, by choice.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,10 @@ def chunked_cross_entropy(
     embedding: Any,
     targets: Any,
     *,
-    chunk_size: int = 128,
+    chunk_size: int | Literal["auto"] = "auto",
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    batch_shards: int = 1,
 ) -> jax.Array:
     """``softmax_cross_entropy(hidden @ embedding.T, targets)``, the logits never held at once.
 
@@ -31,21 +32,34 @@ def chunked_cross_entropy(
     while its loss is taken, and are computed again for its gradient: one more product with the
     embedding, for ``T / chunk_size`` times less memory. They are float32, summed in float32.
 
+    ``"auto"`` takes a 64th of the row, and 8 tokens at least: with fewer, the product with the
+    embedding waits for the memory that the embedding is read from. So the memory is a 64th from 512
+    tokens on, and more of it for shorter rows, whose logits are small. The number of rows does not
+    enter: it is that of all devices, and a large batch is divided over many.
+
+    In a program over a mesh, which adds the gradient of the embedding over the devices that hold
+    the rows, the compiler would add it once a chunk. With ``batch_shards`` as many partial sums are
+    kept as there are such devices, one on each, and are added once after the last chunk.
+
     Args:
         hidden: floats, shape ``[B, T, D]``.
         embedding: one row a word, shape ``[V, D]``; cast to the dtype of ``hidden``.
         targets: class numbers, shape ``[B, T]``; one outside ``0 .. V - 1`` gives NaN.
-        chunk_size: how many tokens of each row are taken at once. A last, shorter chunk is
-            filled up.
+        chunk_size: how many tokens of each row are taken at once; a last, shorter chunk is
+            filled up. ``"auto"`` is ``max(8, T / 64)``.
         label_smoothing: as ``softmax_cross_entropy``.
         z_loss: as ``softmax_cross_entropy``.
+        batch_shards: over how many devices of a mesh the rows lie; must divide ``B``. Leave it at 1
+            on one device and within ``pmap`` or ``jax.shard_map``, where each device has its own
+            rows. ``objectives.language_model`` sets it.
 
     Returns:
         Float32, shape ``[B, T]``, in nats.
 
     Raises:
         BatchError: shapes or dtypes do not go together.
-        ConfigError: ``chunk_size`` is not positive, or ``label_smoothing`` is out of range.
+        ConfigError: ``chunk_size`` or ``batch_shards`` is no positive number, or
+            ``label_smoothing`` is out of range.
 
     Examples:
         >>> values = chunked_cross_entropy(jnp.zeros((1, 3, 2)), jnp.ones((4, 2)),
@@ -54,14 +68,22 @@ def chunked_cross_entropy(
         [1.3863, 1.3863, 1.3863]
     """
     hidden, embedding, targets = jnp.asarray(hidden), jnp.asarray(embedding), jnp.asarray(targets)
-    _check(hidden, embedding, targets, chunk_size)
-    length = hidden.shape[1]
-    size = min(chunk_size, length)
-    pieces = _cut(hidden, size), _cut(targets, size)
+    _check_settings(chunk_size, batch_shards)
+    _check(hidden, embedding, targets, batch_shards)
+    rows, length = targets.shape
+    size = max(8, -(-length // 64)) if chunk_size == "auto" else chunk_size
+    size = min(size, length)
+    pieces = _cut(hidden, size, batch_shards), _cut(targets, size, batch_shards)
+    heads = embedding
+    if batch_shards > 1:
+        # Its gradient is the sum over the first axis, which is taken after the loop.
+        heads = jnp.broadcast_to(embedding, (batch_shards, *embedding.shape))
 
-    def losses_of(hidden: jax.Array, embedding: jax.Array, targets: jax.Array) -> jax.Array:
-        head = embedding.astype(hidden.dtype)
-        logits = jnp.einsum("btd,vd->btv", hidden, head, preferred_element_type=jnp.float32)
+    def losses_of(hidden: jax.Array, heads: jax.Array, targets: jax.Array) -> jax.Array:
+        heads = heads.astype(hidden.dtype)
+        logits = jnp.einsum(
+            "...btd,...vd->...btv", hidden, heads, preferred_element_type=jnp.float32
+        )
         return softmax_cross_entropy(
             logits, targets, label_smoothing=label_smoothing, z_loss=z_loss
         )
@@ -69,24 +91,33 @@ def chunked_cross_entropy(
     def body(carry: None, piece: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         # Within a scan the loop itself keeps the compiler from merging the two computations.
         again = jax.checkpoint(losses_of, prevent_cse=False)
-        return carry, again(piece[0], embedding, piece[1])
+        return carry, again(piece[0], heads, piece[1])
 
     _, values = jax.lax.scan(body, None, pieces)
-    return jnp.moveaxis(values, 0, 1).reshape(hidden.shape[0], -1)[:, :length]
+    return jnp.moveaxis(values, 0, -2).reshape(rows, -1)[:, :length]
 
 
-def _cut(x: jax.Array, size: int) -> jax.Array:
-    """``[B, T, ...]`` as chunks of ``size`` tokens, ``[T / size, B, size, ...]``."""
+def _cut(x: jax.Array, size: int, shards: int) -> jax.Array:
+    """``[B, T, ...]`` as chunks ``[T / size, B, size, ...]``, with ``B`` as ``S, B / S``."""
     padding = -x.shape[1] % size
     x = jnp.pad(x, [(0, padding if axis == 1 else 0) for axis in range(x.ndim)])
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+    x = jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+    return x if shards == 1 else x.reshape(x.shape[0], shards, -1, *x.shape[2:])
 
 
-def _check(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk_size: int) -> None:
-    if chunk_size < 1:
-        raise ConfigError(
-            f"chunk_size is {chunk_size}", expected="at least 1 token", do="128 is usual"
-        )
+def _check_settings(chunk_size: Any, batch_shards: Any) -> None:
+    for name, value in (("chunk_size", chunk_size), ("batch_shards", batch_shards)):
+        if name == "chunk_size" and value == "auto":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(
+                f"{name} is {value!r}",
+                expected="at least 1" + (" token, or 'auto'" if name == "chunk_size" else ""),
+                do="leave it out: the default fits most shapes",
+            )
+
+
+def _check(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, shards: int) -> None:
     fits = (
         hidden.ndim == 3
         and hidden.shape[1] > 0
@@ -101,4 +132,10 @@ def _check(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk_si
             f"{list(embedding.shape)} and {targets.dtype} targets {list(targets.shape)}",
             expected="floats [B, T, D] and [V, D], integers [B, T]",
             do="pass what model.apply(..., method='hidden') returns, and the tokens that follow",
+        )
+    if hidden.shape[0] % shards:
+        raise BatchError(
+            f"{hidden.shape[0]} rows do not divide into batch_shards={shards}",
+            expected="as many shards as devices hold the rows, equally many each",
+            do="leave batch_shards at 1, or change the batch size",
         )

@@ -1,6 +1,6 @@
 """Scaled dot-product attention: one function for every model, and the layer around it.
 
-Reads from: errors. Used by: the models beside it.
+Reads from: errors, models.activations. Used by: the models beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import BatchError, ConfigError
+from jaxdl.models.activations import constrain
 
 __all__ = ["SelfAttention", "attention", "segment_mask"]
 
@@ -225,7 +226,10 @@ class SelfAttention(nn.Module):
                 kernel_init=self.kernel_init,
                 name=name,
             )
-            return dense(x).reshape(*x.shape[:2], self.num_heads, width // self.num_heads)
+            heads = dense(x).reshape(*x.shape[:2], self.num_heads, width // self.num_heads)
+            heads = constrain(heads, ("batch", "time", "heads", None))
+            # Of a row divided over devices, each query still looks at the whole.
+            return heads if name == "query" else constrain(heads, ("batch", "keys", "heads", None))
 
         drop = nn.Dropout(self.dropout_rate, deterministic=False)
         out = attention(
@@ -235,10 +239,12 @@ class SelfAttention(nn.Module):
             implementation=self.implementation,
             dropout=drop if train and self.dropout_rate else None,
         )
-        return nn.Dense(
+        out = constrain(out, ("batch", "time", "heads", None))
+        out = nn.Dense(
             width,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=self.out_init,
             name="out",
         )(out.reshape(x.shape))
+        return constrain(out, ("batch", "time", "features"))

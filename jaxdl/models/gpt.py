@@ -1,6 +1,6 @@
 """GPT-2: a causal transformer decoder with learned positions and a tied head.
 
-Reads from: errors, models.attention, models.stack. Used by: recipes, by choice.
+Reads from: errors, models.activations, models.attention, models.stack. Used by: recipes, by choice.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from jaxdl.errors import BatchError
+from jaxdl.models.activations import constrain
 from jaxdl.models.attention import SelfAttention
 from jaxdl.models.layers import check_rank
 from jaxdl.models.stack import run_layers
@@ -28,6 +29,7 @@ __all__ = [
     "gpt2_774m",
 ]
 
+_RESIDUAL = ("batch", "time", "features")
 _EMBEDDING_RULE = (r"token_embedding/embedding$", P("tensor", None))
 _BLOCK_RULES = (
     (r"attention/(query|key|value)/kernel$", (None, "tensor")),
@@ -99,9 +101,9 @@ class Block(nn.Module):
         x = x + drop(attend(y, mask, train=self.train))
         y = nn.LayerNorm(epsilon=1e-5, name="mlp_norm", **types)(x)
         y = nn.Dense(self.mlp_dim, kernel_init=inner, name="mlp_in", **types)(y)
-        y = nn.gelu(y, approximate=True)
+        y = nn.gelu(constrain(y, ("batch", "time", "hidden")), approximate=True)
         y = nn.Dense(x.shape[-1], kernel_init=outer, name="mlp_out", **types)(y)
-        return x + drop(y)
+        return x + drop(constrain(y, _RESIDUAL))
 
 
 class GPT(nn.Module):
@@ -165,7 +167,8 @@ class GPT(nn.Module):
         """
         x, embedding = self.hidden(tokens, train=train, mask=mask)
         head = embedding.astype(x.dtype)
-        return jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        return constrain(logits, ("batch", "time", None))
 
     @nn.compact
     def hidden(
@@ -200,7 +203,11 @@ class GPT(nn.Module):
 
         words = embedding(self.vocab_size, 1.0, "token_embedding")
         places = embedding(self.max_length, 0.5, "position_embedding")
-        x = words(tokens) + places(jnp.arange(tokens.shape[1])[None])
+        x = words(tokens)
+        # Sliced, as a lookup in a table that is divided over devices is a sum over them. Its
+        # gradient is whole, or the optimizer's state would be divided like the rows and gathered.
+        ahead = places.embedding[None, : tokens.shape[1]].astype(x.dtype)
+        x = constrain(x + constrain(ahead, (None, "keys", "features")), _RESIDUAL)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = run_layers(
             Block,
@@ -223,7 +230,7 @@ class GPT(nn.Module):
         norm = nn.LayerNorm(
             epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
         )
-        return norm(x), words.embedding
+        return constrain(norm(x), _RESIDUAL), words.embedding
 
     def _checked(self, tokens: Any) -> jax.Array:
         check_rank(tokens, 2, "[B, T]", "GPT")

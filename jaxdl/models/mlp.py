@@ -1,6 +1,6 @@
 """The multilayer perceptron: dense layers on a flattened input.
 
-Reads from: errors, models.layers. Used by: recipes, by choice.
+Reads from: errors, models.activations, models.layers. Used by: recipes, by choice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxdl.errors import BatchError
+from jaxdl.models.activations import constrain
 from jaxdl.models.layers import to_float
 
 __all__ = ["MLP", "tensor_rules"]
@@ -65,7 +66,9 @@ class MLP(nn.Module):
             dense = nn.Dense(
                 width, dtype=self.dtype, param_dtype=self.param_dtype, name=f"dense_{index}"
             )
-            x = dense(x)
+            # As in ``tensor_rules``: only within a pair are features divided over devices.
+            within = index % 2 == 0 and index + 1 < len(self.features)
+            x = constrain(dense(x), ("batch", "hidden" if within else "features"))
             if index + 1 < len(self.features):
                 x = self.activation(x)
                 x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

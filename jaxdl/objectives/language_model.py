@@ -1,20 +1,22 @@
 """Language modelling: each token of a row predicted from those before it.
 
-Reads from: errors, protocols, reductions, losses, metrics, objectives.fields, objectives.applying.
-Used by: recipes, by choice.
+Reads from: errors, protocols, reductions, losses, metrics, models.activations, objectives.fields,
+objectives.applying. Used by: recipes, by choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxdl import metrics as measurements
 from jaxdl.errors import BatchError, ObjectiveError
 from jaxdl.losses import chunked_cross_entropy, softmax_cross_entropy
+from jaxdl.models.activations import constrain
 from jaxdl.objectives.applying import applied, first_variables
 from jaxdl.objectives.fields import call_options, field
 from jaxdl.protocols import MASK, Aux, Batch, Metric, ModelState, Objective, Params
@@ -26,7 +28,7 @@ __all__ = ["language_model"]
 def language_model(
     model: nn.Module,
     *,
-    chunk_size: int | None = None,
+    chunk_size: int | Literal["auto"] | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     metrics: Mapping[str, Metric] | None = None,
@@ -42,7 +44,8 @@ def language_model(
     Args:
         model: a causal Linen module, ``tokens [B, T] -> logits [B, T, V]``.
         chunk_size: how many tokens of each row have their logits held at once, see
-            ``losses.chunked_cross_entropy``; all of them when ``None``. Needs a model with a method
+            ``losses.chunked_cross_entropy``, whose ``"auto"`` is for large vocabularies; all of
+            them when ``None``. Needs a model with a method
             ``hidden`` that returns ``(hidden [B, T, D], embedding [V, D])``, such as ``GPT``.
         label_smoothing: as ``losses.softmax_cross_entropy``.
         z_loss: as ``losses.softmax_cross_entropy``.
@@ -99,7 +102,12 @@ def language_model(
         else:
             hidden, embedding = outputs
             values = chunked_cross_entropy(
-                hidden, embedding, asked["label"], chunk_size=chunk_size, **options
+                hidden,
+                embedding,
+                asked["label"],
+                chunk_size=chunk_size,
+                batch_shards=_shards(hidden.shape[0]),
+                **options,
             )
             outputs, shown = None, values
         total, weight = masked_sum(values, asked.get(MASK))
@@ -107,6 +115,13 @@ def language_model(
         return total, Aux(weight, model_state, sums, outputs)
 
     return Objective(init, loss_sum)
+
+
+def _shards(rows: int) -> int:
+    """Over how many devices of a mesh the layout divides the rows; 1 where it says nothing."""
+    traced = jax.make_jaxpr(lambda x: constrain(x, ("batch",)))(jax.ShapeDtypeStruct((rows,), bool))
+    said = [each.params["sharding"] for each in traced.eqns if "sharding" in each.params]
+    return rows // said[0].shard_shape((rows,))[0] if said else 1
 
 
 def _shifted(batch: Batch, inputs: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -135,7 +150,7 @@ def _kept(mask: Any, wide: Any) -> Any:
     return weights.astype(jnp.int32) if exact else weights
 
 
-def _check_model(model: Any, chunk_size: int | None) -> None:
+def _check_model(model: Any, chunk_size: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ObjectiveError(
             f"language_model got a {type(model).__name__}",
@@ -144,7 +159,7 @@ def _check_model(model: Any, chunk_size: int | None) -> None:
         )
     if chunk_size is not None and not callable(getattr(model, "hidden", None)):
         raise ObjectiveError(
-            f"chunk_size={chunk_size}, but {type(model).__name__} has no method 'hidden'",
+            f"chunk_size={chunk_size!r}, but {type(model).__name__} has no method 'hidden'",
             expected="hidden(tokens) -> (hidden [B, T, D], embedding [V, D])",
             do="give the model one, or leave chunk_size out",
         )

@@ -1,14 +1,14 @@
 """A pure step as one global program over a mesh: sharded from birth, compiled once, donating.
 
-Reads from: errors, protocols, layouts, step, placement.guard, placement.batches. Used by: fit,
-evaluation, recipe, and by hand.
+Reads from: errors, protocols, models, layouts, step, placement.guard, placement.batches. Used by:
+fit, evaluation, recipe, and by hand.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any, overload
 
 import jax
@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.errors import ConfigError
-from jaxdl.layouts import Layout, data_parallel, state_shardings
+from jaxdl.layouts import Layout, activation_rules, data_parallel, state_shardings
+from jaxdl.models.activations import activations_on
 from jaxdl.placement.batches import BatchPlacer
 from jaxdl.placement.guard import Guarded, Recompile
 from jaxdl.protocols import Batch, PyTree, Sums, TrainStep
@@ -128,6 +129,17 @@ class _Placed:
 
         return jax.tree.map(move, state, self.shardings(state))
 
+    def _traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its activations where the layout wants them."""
+        rules = activation_rules(self.layout, self.mesh)
+
+        @wraps(function)
+        def placed(*args: Any, **options: Any) -> Any:
+            with activations_on(self.mesh, rules):
+                return function(*args, **options)
+
+        return placed
+
     def _wait(self, outputs: Any) -> None:
         if self._blocks:
             jax.block_until_ready(outputs)
@@ -171,7 +183,7 @@ class PlacedStep(_Placed):
             ConfigError: the seed is out of range.
         """
         batch = self.put(batch)
-        init, key = seeded(self.pure.init, key)
+        init, key = seeded(self._traced(self.pure.init), key)
         shardings = self.shardings(jax.eval_shape(init, key, batch))
         # The batch's values are never read: shapes are passed, so that nothing is moved.
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
@@ -215,7 +227,7 @@ class PlacedStep(_Placed):
 
     def _jitted(self, state: PyTree) -> Any:
         shardings = self.shardings(state)
-        update = self.pure.update
+        update = self._traced(self.pure.update)
         if "batch_sharding" in inspect.signature(update).parameters:
             update = partial(update, batch_sharding=self._batch_sharding)
         return jax.jit(
@@ -281,7 +293,7 @@ class PlacedFunction(_Placed):
 
     def compile(self, state: PyTree, batch: Batch) -> jax.stages.Compiled:
         """Compiles the function for a state (abstract or real) and a batch; runs nothing."""
-        function = self._function
+        function = self._traced(self._function)
 
         def apply(state: PyTree, batch: Batch) -> Any:
             return function(state, batch)

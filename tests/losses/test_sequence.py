@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.test_util import check_grads
 
+import jaxdl
 from jaxdl.errors import BatchError, ConfigError
 from jaxdl.losses import chunked_cross_entropy, softmax_cross_entropy
+from jaxdl.models import GPT
+from jaxdl.objectives import language_model
+from jaxdl.tpu import read_collectives
 
 RNG = np.random.default_rng(7)
 HIDDEN = RNG.normal(size=(3, 7, 8)).astype(np.float32)
@@ -108,12 +114,77 @@ def temporary_bytes(fn) -> int:
 
 def test_logits_of_a_large_vocabulary_are_never_held():
     whole = temporary_bytes(plain)
-    chunked = temporary_bytes(functools.partial(chunked_cross_entropy, chunk_size=16))
+    chunked = temporary_bytes(chunked_cross_entropy)
     assert whole >= 4 * 1024 * 50_304 * 4
     assert chunked * 16 <= whole, f"{whole / 2**20:.0f} MiB against {chunked / 2**20:.0f} MiB"
 
 
+def products_with_the_vocabulary(rows: int, length: int, **options) -> list[str]:
+    hidden = jax.ShapeDtypeStruct((rows, length, 8), jnp.float32)
+    targets = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    run = jax.jit(functools.partial(chunked_cross_entropy, **options))
+    return re.findall(
+        r"dot_general.*-> tensor<(\S+)xf32>", run.lower(hidden, EMBEDDING, targets).as_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "size"),
+    [(4, 1024, 16), (8, 2048, 32), (1, 128, 8), (2, 1021, 16), (3, 1, 1), (3, 7, 7), (1024, 65, 8)],
+)
+def test_a_chunk_is_a_64th_of_the_row_and_8_tokens_at_least(rows, length, size):
+    assert products_with_the_vocabulary(rows, length) == [f"{rows}x{size}x19"]
+
+
+@pytest.mark.parametrize("length", [1, 7])
+@pytest.mark.parametrize("batch_shards", [1, 3])
+def test_any_length_by_default_and_over_devices(length, batch_shards):
+    hidden, targets = HIDDEN[:, :length], TARGETS[:, :length]
+
+    def grads(fn, **options):
+        def total(hidden, embedding):
+            values = fn(hidden, embedding, targets, **options)
+            return jnp.sum(values * WEIGHTS[:, :length]), values
+
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(hidden, EMBEDDING)
+
+    size = {} if length == 1 else {"chunk_size": 3}
+    close(grads(chunked_cross_entropy, batch_shards=batch_shards, **size), grads(plain))
+
+
+def test_the_gradient_of_the_embedding_is_added_over_devices_once(devices):
+    model = GPT(vocab_size=37, num_layers=1, num_heads=2, hidden_dim=8, max_length=32)
+    objective = language_model(model, chunk_size="auto")
+    step = jaxdl.jit(jaxdl.make_train_step(objective, optax.sgd(0.1)))
+    batch = {"tokens": RNG.integers(0, 37, (16, 33)).astype(np.int32)}
+    state = step.abstract_state(batch)
+    found = read_collectives(step.compile(state, step.put(batch)).as_text())
+    assert any("37,8" in shape for each in found for shape in each.shapes)
+    assert {each.times for each in found} == {1}
+    # The loss alone, told nothing of the devices, adds the gradient once a chunk.
+    mesh = jax.sharding.Mesh(devices, ("data",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    args = [
+        jax.ShapeDtypeStruct((16, 32, 8), jnp.float32, sharding=rows),
+        jax.ShapeDtypeStruct((19, 8), jnp.float32, sharding=whole),
+        jax.ShapeDtypeStruct((16, 32), jnp.int32, sharding=rows),
+    ]
+    for shards, times in ((8, 1), (1, 4)):
+
+        def total(hidden, embedding, targets, shards=shards):
+            return jnp.sum(chunked_cross_entropy(hidden, embedding, targets, batch_shards=shards))
+
+        grad = jax.jit(jax.grad(total, 1), out_shardings=whole)
+        found = read_collectives(grad.lower(*args).compile().as_text())
+        assert [(each.kind, each.times) for each in found] == [("all-reduce", times)]
+
+
 def test_wrong_arguments_are_named():
+    with pytest.raises(BatchError, match="3 rows do not divide into batch_shards=2"):
+        chunked_cross_entropy(HIDDEN, EMBEDDING, TARGETS, batch_shards=2)
+    with pytest.raises(ConfigError, match="batch_shards is 0"):
+        chunked_cross_entropy(HIDDEN, EMBEDDING, TARGETS, batch_shards=0)
     with pytest.raises(ConfigError, match="chunk_size is 0"):
         chunked_cross_entropy(HIDDEN, EMBEDDING, TARGETS, chunk_size=0)
     with pytest.raises(ConfigError, match="label_smoothing is 1"):
