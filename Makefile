@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 # The TPU compiler lies apart: on JAX's own path it would be loaded by every run on a CPU.
 LIBTPU := $(VENV)/libtpu
 TPU_STAMP := $(VENV)/.libtpu
+PARITY_STAMP := $(VENV)/.parity
 WITH_TPU := TPU_LIBRARY_PATH=$(CURDIR)/$(LIBTPU)/libtpu/libtpu.so
 ARGS ?=
 WORKERS ?= 2
@@ -33,6 +34,11 @@ $(TPU_STAMP): $(STAMP) requirements-tpu.txt
 	  { echo "libtpu has no wheel for this machine: plans cannot be made, their tests are skipped"; }
 	@touch $(TPU_STAMP)
 
+$(PARITY_STAMP): $(STAMP) requirements-parity.txt
+	@echo "installing PyTorch and transformers, for the tests of parity (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
+	@touch $(PARITY_STAMP)
+
 train: $(STAMP) ## Train the default example (make train ARGS="--steps 500").
 	@$(BIN)/jaxdl train examples/digits.py $(ARGS)
 
@@ -42,7 +48,7 @@ test: $(STAMP) ## Run the default test suite.
 plan: $(TPU_STAMP) ## Plan a step for a TPU slice (make plan ARGS="examples/digits.py --on v5e-16").
 	@$(WITH_TPU) $(BIN)/jaxdl plan $(ARGS)
 
-slow: $(TPU_STAMP) ## Run the longer tests, those of the TPU compiler among them.
+slow: $(TPU_STAMP) $(PARITY_STAMP) ## Run the longer tests, with the TPU compiler and PyTorch.
 	@test -e $(LIBTPU)/libtpu && export $(WITH_TPU); \
 	  $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 

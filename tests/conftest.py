@@ -10,6 +10,9 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
 )
 
+# Programs that tests start keep nothing in the home folder.
+os.environ.setdefault("JAXDL_COMPILE_CACHE", "off")
+
 import jax
 import pytest
 from hypothesis import settings

@@ -3,7 +3,8 @@
 It knows no layout, model or file: the step is placed, batch ``k`` a function of ``k``, the rest a
 hook's. Between log points nothing is read from the device, and only the step's program runs on it.
 
-Reads from: errors, protocols, data, loop.journal, loop.signals. Used by: recipe, and by hand.
+Reads from: errors, protocols, data, placement.caching, loop.journal, loop.signals. Used by: recipe,
+and by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -20,6 +22,7 @@ from jaxdl import data
 from jaxdl.errors import CheckpointError, ConfigError, Interrupted
 from jaxdl.loop.journal import Journal
 from jaxdl.loop.signals import Signals
+from jaxdl.placement import caching
 from jaxdl.protocols import Batch, Hook, Memory, Moment, Record, Sums
 
 __all__ = ["BatchSource", "FitResult", "PlacedTrainStep", "fit"]
@@ -77,6 +80,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     memory: Memory | None = None,
     signals: Signals | None = None,
+    compile_cache: str | Path | bool | None = True,
 ) -> FitResult:
     """Trains: update ``k + 1`` is made with ``batches[k]``.
 
@@ -98,6 +102,8 @@ def fit(
         memory: of the loop that saved ``state``, so that this one goes on as that one would have,
             to the bit. ``hooks.Checkpoint`` saves it.
         signals: the listener of a caller that goes on listening; one of its own when ``None``.
+        compile_cache: the folder where compiled programs are kept for the next start, see
+            ``placement.caching``; ``None`` or ``False`` keeps none.
 
     Returns:
         A ``FitResult``. A train record holds the mean over its steps of what the step measures,
@@ -117,6 +123,7 @@ def fit(
         hooks, log_every, start, getattr(batches, "batch_size", None), window=memory.window
     )
     with ExitStack() as stack:
+        stack.enter_context(caching.compile_cache(compile_cache))
         heard = stack.enter_context(Signals()) if signals is None else signals
         run = _Run(step, batches, steps, hooks, journal, heard)
         if state is None:
