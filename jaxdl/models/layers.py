@@ -69,11 +69,15 @@ class BatchNorm(nn.Module):
         epsilon: added to the variance.
         axis_name: a mapped axis to sum the statistics over (``"data"`` under ``jaxdl.pmap``).
             Under ``jit`` they are global anyway.
+        scale_init: of the scale, called as ``(key, shape, dtype)``.
+        param_dtype: of scale and bias; the running statistics are float32 or wider.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
+    scale_init: Any = nn.initializers.ones
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, mask: Any = None) -> jax.Array:
@@ -88,10 +92,11 @@ class BatchNorm(nn.Module):
             The shape and dtype of ``x``; computed in float32 or wider.
         """
         features = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, features)
-        bias = self.param("bias", nn.initializers.zeros, features)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, features)
-        var = self.variable("batch_stats", "var", jnp.ones, features)
+        scale = self.param("scale", self.scale_init, features, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
+        kept = jnp.promote_types(self.param_dtype, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, features, kept)
+        var = self.variable("batch_stats", "var", jnp.ones, features, kept)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
             count, batch_mean, batch_var = self._statistics(wide, mask)
@@ -129,4 +134,4 @@ class BatchNorm(nn.Module):
 
     def _moved(self, old: jax.Array, new: jax.Array, count: jax.Array) -> jax.Array:
         moved = self.momentum * old + (1.0 - self.momentum) * new
-        return jnp.where(count > 0, moved, old)
+        return jnp.where(count > 0, moved, old).astype(old.dtype)

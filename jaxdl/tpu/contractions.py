@@ -1,4 +1,4 @@
-"""FLOPs of the primitives that do the work: matrix products and convolutions.
+"""FLOPs of the primitives that do the work: matrix products, convolutions, fused attention.
 
 Reads from: nothing. Used by: tpu.flops.
 """
@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["CONTRACTIONS", "convolution", "product", "ragged_product"]
+__all__ = [
+    "CONTRACTIONS",
+    "convolution",
+    "fused_attention",
+    "fused_attention_gradient",
+    "product",
+    "ragged_product",
+]
 
 
 def product(eqn: Any) -> int:
@@ -60,6 +67,27 @@ def convolution(eqn: Any) -> int:
     return work
 
 
+def fused_attention(eqn: Any) -> int:
+    """Attention by cuDNN: two products over the whole square of queries and keys, mask or not.
+
+    Args:
+        eqn: the equation; its first inputs are the query ``[B, T, N, H]`` and the key
+            ``[B, S, N, H]``, or with heads before time where its ``layout`` is 1.
+    """
+    query, key = (v.aval.shape for v in eqn.invars[:2])
+    keys = key[2 if eqn.params.get("layout") == 1 else 1]
+    return 2 * 2 * math.prod(query) * keys
+
+
+def fused_attention_gradient(eqn: Any) -> int:
+    """Its gradient: four products. The scores it makes again are not counted, as in formulas.
+
+    Args:
+        eqn: as ``fused_attention``.
+    """
+    return 2 * fused_attention(eqn)
+
+
 def _sizes(variable: Any, axes: Any) -> int:
     return math.prod(variable.aval.shape[axis] for axis in axes)
 
@@ -69,5 +97,7 @@ CONTRACTIONS: Mapping[str, Callable[[Any], int]] = MappingProxyType(
         "dot_general": product,
         "ragged_dot_general": ragged_product,
         "conv_general_dilated": convolution,
+        "dot_product_attention_fwd_wrapper": fused_attention,
+        "dot_product_attention_bwd_wrapper": fused_attention_gradient,
     }
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdl.cli.files import load
-from jaxdl.errors import DataError
+from jaxdl.errors import ConfigError, DataError
 from jaxdl.recipe import place, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -90,6 +90,63 @@ def test_regression_learns():
     outcome = train_on_one_device("regression")
     assert outcome.scores["validation"]["r2"] > 0.45
     assert outcome.scores["validation"]["loss"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "parameters"),
+    [
+        ("gpt", {}, 96 * (256 + 64) + 2 * (12 * 96**2 + 13 * 96) + 2 * 96),
+        ("gpt", {"layout": "fsdp_tensor", "parts": 2, "scan_layers": True}, 254_592),
+        ("gpt", {"layout": "sequence", "remat": "dots", "batch_size": 8}, 254_592),
+        ("resnet", {}, 701_178),
+        pytest.param(
+            *("resnet", {"images": "random", "image_size": 96, "batch_size": 8}, 11_689_512),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_its_settings_fit_together(name, settings, parameters):
+    assert place(make_recipe(name, **settings)).parameters == parameters
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("124m", 124_475_904), ("1.5b", 1_557_686_400)])
+def test_published_sizes_are_built_without_allocating_them(size, parameters):
+    recipe = make_recipe("gpt", size=size, batch_size=8)
+    state = jax.eval_shape(recipe.objective.init, jax.random.key(0), recipe.train[0])[0]
+    assert sum(x.size for x in jax.tree.leaves(state)) == parameters
+    assert recipe.train[0]["tokens"].shape == (8, 1025)
+    np.testing.assert_array_equal(recipe.train[0]["tokens"], recipe.train[0]["tokens"])
+
+
+def test_resnet50_of_imagenets_shape():
+    recipe = make_recipe("resnet", images="random", depth=50, batch_size=8)
+    state = jax.eval_shape(recipe.objective.init, jax.random.key(0), recipe.train[0])[0]
+    assert sum(x.size for x in jax.tree.leaves(state)) == 25_557_032
+    assert recipe.train[0]["image"].shape == (8, 224, 224, 3)
+
+
+def test_digits_cannot_be_drawn_at_any_size():
+    with pytest.raises(ConfigError, match="image_size is 20"):
+        make_recipe("resnet", image_size=20)
+
+
+def test_gpt_asks_for_every_byte_of_its_text_once():
+    cut = runpy.run_path(str(EXAMPLES / "gpt.py"))["cut"]
+    rows = cut(bytes(range(100)), 11)
+    np.testing.assert_array_equal(rows[:, 1:].ravel(), np.arange(1, 91))
+    np.testing.assert_array_equal(rows[:, 0], np.arange(0, 90, 10))
+
+
+@pytest.mark.slow
+def test_gpt_learns_to_spell():
+    outcome = train_on_one_device("gpt")
+    assert outcome.scores["test"]["perplexity"] < 9
+
+
+@pytest.mark.slow
+def test_resnet_reaches_95_percent():
+    outcome = train_on_one_device("resnet")
+    assert outcome.scores["test"]["accuracy"] >= 0.95
 
 
 @pytest.mark.slow
