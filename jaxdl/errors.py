@@ -21,6 +21,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "DonationError",
+    "HostError",
     "Interrupted",
     "JaxdlError",
     "LayoutError",
@@ -29,6 +30,7 @@ __all__ = [
     "NonFiniteError",
     "ObjectiveError",
     "PathError",
+    "PlanError",
     "ProgramError",
     "RecompileError",
     "closest",
@@ -95,6 +97,10 @@ class DonationError(JaxdlError, RuntimeError):
     """The compiled step does not reuse the memory of the state it was given."""
 
 
+class HostError(JaxdlError, RuntimeError):
+    """A host of a run is absent, gone, failed, or runs something else than the others."""
+
+
 class DivergedError(JaxdlError, RuntimeError):
     """The training went wrong at some steps.
 
@@ -131,6 +137,10 @@ class Interrupted(JaxdlError, RuntimeError):  # noqa: N818 - what it says is no 
 
 class ProgramError(JaxdlError, RuntimeError):
     """The text of a compiled program holds something that jaxdl cannot read."""
+
+
+class PlanError(JaxdlError, ValueError):
+    """A step cannot be planned: no TPU compiler, or one that does not take the program."""
 
 
 class MissingExtraError(JaxdlError, ImportError):

@@ -1,24 +1,27 @@
 """``jaxdl train FILE``: the file's settings and the run's options from one command line.
 
-Reads from: errors, data, placement, recipe, cli.files, cli.runs, cli.tables. Used by: cli.verbs.
+Reads from: errors, data, hosts, placement, recipe, cli.files, cli.runs, cli.tables. Used by:
+cli.verbs, cli.rehearsing.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import tyro
 
-from jaxdl import data
+from jaxdl import data, hosts
 from jaxdl.cli import runs
 from jaxdl.cli.files import Example, load
 from jaxdl.cli.tables import bytes_in_words, score_table, table
-from jaxdl.errors import CheckpointError, ConfigError, LayoutError
+from jaxdl.errors import CheckpointError, ConfigError, HostError, LayoutError
 from jaxdl.loop import PREEMPTED
 from jaxdl.placement import guard
 from jaxdl.recipe import Outcome, Placed, Recipe, place, train
@@ -28,10 +31,12 @@ __all__ = [
     "RunOptions",
     "choose_devices",
     "finish",
+    "join",
     "read_config",
     "reopened",
     "resume",
     "run",
+    "run_file",
     "with_options",
 ]
 
@@ -59,6 +64,12 @@ class RunOptions:
     """Show no progress."""
     checkpoint_every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Steps from one checkpoint to the next; as the file says when not given."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Host 0 of many; not needed where JAX detects the hosts (Cloud TPU, GKE, Slurm, MPI)."""
+    num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many hosts there are, with --coordinator."""
+    host: Annotated[int | None, tyro.conf.arg(metavar="I")] = None
+    """The index of this host, from 0, with --coordinator."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +82,12 @@ class ResumeOptions:
     """How many devices to use; all when not given. On as many as before it goes on to the bit."""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show no progress."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Host 0 of many; not needed where JAX detects the hosts (Cloud TPU, GKE, Slurm, MPI)."""
+    num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many hosts there are, with --coordinator."""
+    host: Annotated[int | None, tyro.conf.arg(metavar="I")] = None
+    """The index of this host, from 0, with --coordinator."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -87,9 +104,34 @@ def run(argv: Sequence[str]) -> int:
             expected="jaxdl train FILE [options]",
             do="put the file first: jaxdl train examples/digits.py",
         )
-    example = load(Path(argv[0]))
-    config, options = read_config(example, argv[1:], f"jaxdl train {argv[0]}")
-    recipe = with_options(example.build(config), options)
+    argv = join(argv)
+    with hosts.failing():
+        example = load(Path(argv[0]))
+        return run_file(example, argv[1:], f"jaxdl train {argv[0]}")
+
+
+def run_file(
+    example: Example,
+    argv: Sequence[str],
+    prog: str,
+    *,
+    change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+    seen: Callable[[Outcome], None] = lambda outcome: None,
+) -> int:
+    """Trains what a file defines.
+
+    Args:
+        example: the file.
+        argv: the words after it.
+        prog: what the help calls the command.
+        change: of the recipe before it is run.
+        seen: is handed what the run leaves.
+
+    Returns:
+        The exit code.
+    """
+    config, options = read_config(example, argv, prog)
+    recipe = change(with_options(example.build(config), options))
     placed = place(recipe, devices=choose_devices(options.devices))
     if options.dry_run:
         _show_plan(recipe, placed)
@@ -101,12 +143,50 @@ def run(argv: Sequence[str]) -> int:
             do="add --run-dir",
         )
     folder = options.run_dir
-    if folder is not None and runs.is_run(folder) and not options.overwrite:
-        runs.go_on(folder, example, config)
-    elif jax.process_index() == 0 or folder is None:
-        overwrite = options.overwrite
-        folder = runs.create(folder, recipe.name, example, config, argv[1:], overwrite=overwrite)
-    return finish(recipe, folder, placed, options, runs.plain(config))
+    if jax.process_index() == 0 or folder is None:
+        if folder is not None and runs.is_run(folder) and not options.overwrite:
+            runs.go_on(folder, example, config)
+        else:
+            overwrite = options.overwrite
+            folder = runs.create(folder, recipe.name, example, config, argv, overwrite=overwrite)
+    hosts.barrier("run folder")
+    plain = runs.plain(config)
+    return finish(recipe, folder, placed, options, plain, source=example.path, seen=seen)
+
+
+def join(argv: Sequence[str]) -> list[str]:
+    """Joins the other hosts, before the file is imported, which may touch a device.
+
+    Args:
+        argv: words of a command.
+
+    Returns:
+        The words without those that differ from host to host.
+
+    Raises:
+        JaxdlError: as ``hosts.initialize``.
+    """
+    if {"-h", "--help"} & set(argv):
+        return list(argv)
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    for name, kind in (("coordinator", str), ("num_hosts", int), ("host", int)):
+        parser.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name, type=kind)
+    try:
+        given, rest = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise ConfigError(
+            f"the hosts cannot be read: {error}",
+            expected="--coordinator HOST:PORT --num-hosts N --host I",
+            do="give all three, or none where JAX detects the hosts",
+        ) from error
+    found = hosts.initialize(given.coordinator, given.num_hosts, given.host)
+    if found.num_hosts == 1 and os.environ.get("JAXDL_DISTRIBUTED") == "auto":
+        raise HostError(
+            "JAXDL_DISTRIBUTED=auto says that there are many hosts, and JAX detects none",
+            expected="Cloud TPU, GKE, Slurm or MPI, on every host of the job",
+            do="give --coordinator, --num-hosts and --host, or unset the variable for one host",
+        )
+    return rest
 
 
 def resume(argv: Sequence[str]) -> int:
@@ -115,12 +195,14 @@ def resume(argv: Sequence[str]) -> int:
     Args:
         argv: the words after it.
     """
+    argv = join(argv)
     options = tyro.cli(ResumeOptions, prog="jaxdl resume", args=list(argv))
-    example, config, recorded = reopened(options.run)
-    given = dataclasses.replace(recorded, quiet=options.quiet, devices=options.devices)
-    recipe = with_options(example.build(config), given)
-    placed = place(recipe, devices=choose_devices(options.devices))
-    return finish(recipe, options.run, placed, given, runs.plain(config))
+    with hosts.failing():
+        example, config, recorded = reopened(options.run)
+        given = dataclasses.replace(recorded, quiet=options.quiet, devices=options.devices)
+        recipe = with_options(example.build(config), given)
+        placed = place(recipe, devices=choose_devices(options.devices))
+        return finish(recipe, options.run, placed, given, runs.plain(config), source=example.path)
 
 
 def reopened(folder: Path) -> tuple[Example, Any, RunOptions]:
@@ -164,6 +246,9 @@ def finish(
     placed: Placed,
     options: RunOptions,
     settings: Mapping[str, Any],
+    *,
+    source: Path | None = None,
+    seen: Callable[[Outcome], None] = lambda outcome: None,
 ) -> int:
     """Trains to the end, or goes on to it, and shows what came out.
 
@@ -173,6 +258,8 @@ def finish(
         placed: its programs.
         options: of the run.
         settings: of the file, for the checkpoints to say.
+        source: the file.
+        seen: is handed what the run leaves.
 
     Returns:
         The exit code.
@@ -184,27 +271,38 @@ def finish(
         one_batch=options.overfit_one_batch,
         progress=not options.quiet,
         settings=settings,
+        source=source,
     )
+    seen(outcome)
+    talks = jax.process_index() == 0
     if outcome.result.preempted:
-        print(f"saved after step {outcome.result.step}; jaxdl resume {folder} goes on")
+        if talks:
+            print(f"saved after step {outcome.result.step}; jaxdl resume {folder} goes on")
         return PREEMPTED
-    _show_outcome(folder, placed, outcome)
+    if talks:
+        _show_outcome(folder, placed, outcome)
     return 130 if outcome.result.stopped == "interrupted by Ctrl-C" else 0
 
 
-def read_config(example: Example, argv: Sequence[str], prog: str) -> tuple[Any, RunOptions]:
+def read_config(
+    example: Example, argv: Sequence[str], prog: str, kind: Any = RunOptions
+) -> tuple[Any, Any]:
     """Reads a file's settings and the run's options from the words after the file.
 
     Args:
         example: the file.
         argv: the words.
         prog: what the help calls the command.
+        kind: the dataclass of the command's options.
+
+    Returns:
+        The file's settings, and an instance of ``kind``.
 
     Raises:
         ConfigError: the file's Config has a field that the run's options have too.
         SystemExit: after the help (0) or a wrong option (2), which it explains.
     """
-    own = {field.name for field in dataclasses.fields(RunOptions)}
+    own = {field.name for field in dataclasses.fields(kind)}
     taken = own & {field.name for field in dataclasses.fields(example.config)}
     if taken:
         raise ConfigError(
@@ -214,7 +312,7 @@ def read_config(example: Example, argv: Sequence[str], prog: str) -> tuple[Any, 
         )
     settings = Annotated[example.config, tyro.conf.arg(name="")]
     both = dataclasses.make_dataclass(
-        "Both", [("config", settings), ("run", tyro.conf.OmitArgPrefixes[RunOptions])]
+        "Both", [("config", settings), ("run", tyro.conf.OmitArgPrefixes[kind])]
     )
     parsed: Any = tyro.cli(both, prog=prog, description=example.about, args=list(argv))
     return parsed.config, parsed.run

@@ -1,7 +1,7 @@
 """A recipe run: trained, saved, measured; and a run that was cut, gone on with.
 
-Reads from: errors, protocols, data, metrics, checkpoints, evaluation, hooks, loop, recipe.parts,
-recipe.placing, recipe.resuming. Used by: cli, and by hand.
+Reads from: errors, protocols, data, metrics, hosts, checkpoints, evaluation, hooks, loop, the rest
+of recipe. Used by: cli, rehearsal, and by hand.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdl import checkpoints, data, metrics
+from jaxdl import checkpoints, data, hosts, metrics
 from jaxdl.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from jaxdl.evaluation import evaluate
 from jaxdl.hooks import Checkpoint, Evaluate, JsonLines, Progress, TensorBoard
 from jaxdl.hooks.logs import jsonable
 from jaxdl.loop import FitResult, Signals, fit
 from jaxdl.protocols import Batch, Hook, Memory
+from jaxdl.recipe.agreeing import agree
 from jaxdl.recipe.parts import Recipe, local
 from jaxdl.recipe.placing import Placed, place
 from jaxdl.recipe.resuming import Beginning, begin, fresh, go_back, position
@@ -60,11 +61,15 @@ def train(
     one_batch: bool = False,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
+    source: Path | None = None,
 ) -> Outcome:
     """Trains, saves, then measures every split; a folder that holds this run is gone on with.
 
     Going on gives the parameters and the records that the run would have had unbroken, bit for bit
     on the same devices. It never starts from zero while the folder holds checkpoints.
+
+    On many hosts it is called on each of them. They compare what they are about to run, and one
+    that fails or is gone ends the others with its name (see ``hosts``).
 
     Args:
         recipe: the recipe.
@@ -75,8 +80,10 @@ def train(
             that are right drive it to nothing.
         progress: show it on the standard error stream.
         settings: what the recipe was made from, in what JSON can hold, for every checkpoint to say.
+        source: the file that the recipe comes from, for the hosts to compare.
 
     Raises:
+        HostError: another host runs something else, is absent, failed, or is gone.
         CheckpointError: the folder is in use, cannot be written, or holds another run or no whole
             checkpoint.
         DivergedError: the loss is not finite or jumped, and the recipe does not roll back.
@@ -84,9 +91,11 @@ def train(
     """
     start = time.perf_counter()
     with ExitStack() as stack:
+        watch = stack.enter_context(hosts.watch())
         signals = stack.enter_context(Signals())
         with signals.idle():
             placed = place(recipe) if placed is None else placed
+            agree(recipe, placed, settings or {}, source, one_batch=one_batch)
         store = None
         if folder is not None:
             _prepare(folder)
@@ -95,10 +104,12 @@ def train(
             store = checkpoints.Checkpoints(folder / "checkpoints", keep=recipe.keep)
             stack.callback(store.close)
         run = _Run(recipe, placed, folder, store, one_batch=one_batch, progress=progress)
-        run.settings = dict(settings or {})
+        run.settings, run.watch = dict(settings or {}), watch
         with signals.idle():
             beginning = begin(recipe, placed, store, one_batch=one_batch)
+            watch.phase("compiling")
             run.compile()
+            hosts.barrier("compiled")
         if folder is not None and beginning.state is None:
             _set_logs_aside(folder)
         result = run.to_the_end(beginning, signals)
@@ -131,6 +142,7 @@ class _Run:
         self._one_batch, self._progress = one_batch, progress
         self._batches = local(recipe.train)
         self.settings: dict[str, Any] = {}
+        self.watch = hosts.Watch(None)
 
     def compile(self) -> None:
         """Compiles both programs, while nothing can be lost."""
@@ -168,7 +180,7 @@ class _Run:
             if table is not None and jax.process_index() == 0:
                 sys.stderr.write(f"{table}\n")
         return fit(
-            self._placed.train,
+            self.watch.around(self._placed.train),
             batches,
             steps=recipe.steps,
             state=state,
@@ -184,6 +196,7 @@ class _Run:
         if folder is not None:
             hooks += [JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard")]
         hooks += [Progress()] if self._progress else []
+        hooks += self.watch.hooks()
         hooks += [*recipe.hooks, *([] if recipe.spike is None else [recipe.spike])]
         if recipe.validation is not None and not self._one_batch:
             batches = local(recipe.validation)

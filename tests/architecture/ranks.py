@@ -11,12 +11,12 @@ PACKAGE = ROOT / "jaxdl"
 RANKS = [
     ["protocols", "errors", "reductions", "tree_paths"],
     ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data"],
-    ["objectives", "gradients"],
+    ["objectives", "gradients", "hosts"],
     ["step", "checkpoints"],
     ["placement", "evaluation"],
     ["hooks", "loop"],
     ["recipe", "tpu"],
-    ["replay"],
+    ["replay", "rehearsal"],
     ["cli"],
 ]
 
