@@ -26,6 +26,8 @@ usage: jaxdl VERB ...
   resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
   checkpoint ...     list, verify, compare and export the checkpoints of a run
+  plan FILE          compile the step for a TPU slice without one: memory, traffic, time
+  rehearse FILE      run it as many hosts on this machine, with a fault or without
   replay RUN         repeat one step of a run with every operation watched
   data prepare NAME  prepare a TFDS data set from files on disk
   data ls            list what is prepared
@@ -43,6 +45,8 @@ _VERBS = {
     "train": "jaxdl.cli.training:run",
     "resume": "jaxdl.cli.training:resume",
     "checkpoint": "jaxdl.cli.checkpoints:run",
+    "plan": "jaxdl.cli.planning:run",
+    "rehearse": "jaxdl.cli.rehearsing:run",
     "replay": "jaxdl.cli.replaying:run",
     "evaluate": "jaxdl.cli.measuring:run",
     "data": "jaxdl.cli.datasets:run",

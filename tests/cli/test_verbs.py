@@ -32,9 +32,10 @@ def test_version(jaxdl_command):
 def test_a_wrong_verb(jaxdl_command):
     code, out, err = jaxdl_command("trian", "examples/digits.py")
     assert (code, out) == (2, "")
+    verbs = "train resume checkpoint plan rehearse replay evaluate data doctor"
     assert err.splitlines() == [
         "error: there is no verb 'trian'",
-        "  expected: one of train, resume, checkpoint, replay, evaluate, data, doctor",
+        f"  expected: one of {', '.join(verbs.split())}",
         "  do: did you mean 'train'? (jaxdl --help lists them)",
     ]
 
