@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         errors,
         evaluation,
         gradients,
+        hosts,
         layouts,
         losses,
         metrics,
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
         optimizers,
         placement,
         reductions,
+        tpu,
         tree_paths,
     )
+    from jaxdl.hosts import initialize
     from jaxdl.layouts import (
         Layout,
         data_parallel,
         fsdp,
         layout,
+        sequence,
         single,
         tensor_parallel,
         zero1,
@@ -44,13 +48,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = [
-    *("data", "errors", "evaluation", "gradients", "layouts", "losses", "metrics", "models"),
-    *("objectives", "optimizers", "placement", "reductions", "tree_paths"),
+    *("data", "errors", "evaluation", "gradients", "hosts", "layouts", "losses", "metrics"),
+    *("models", "objectives", "optimizers", "placement", "reductions", "tpu", "tree_paths"),
 ]
 
 _HOMES = {
     "loop": "FitResult fit",
-    "layouts": "Layout data_parallel fsdp layout single tensor_parallel zero1",
+    "hosts": "initialize",
+    "layouts": "Layout data_parallel fsdp layout sequence single tensor_parallel zero1",
     "metrics": "report",
     "objectives": "from_mean from_nnx supervised",
     "placement": "from_pmap_state jit pmap",
@@ -81,6 +86,8 @@ __all__ = [
     "from_pmap_state",
     "fsdp",
     "gradients",
+    "hosts",
+    "initialize",
     "jit",
     "layout",
     "layouts",
@@ -96,9 +103,11 @@ __all__ = [
     "pmap",
     "reductions",
     "report",
+    "sequence",
     "single",
     "supervised",
     "tensor_parallel",
+    "tpu",
     "tree_paths",
     "zero1",
 ]
