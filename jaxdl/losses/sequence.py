@@ -25,12 +25,14 @@ def chunked_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     batch_shards: int = 1,
+    time_shards: int = 1,
 ) -> jax.Array:
     """``softmax_cross_entropy(hidden @ embedding.T, targets)``, the logits never held at once.
 
-    The row is cut along ``T``, so that rows may lie on different devices. A chunk's logits live
-    while its loss is taken, and are computed again for its gradient: one more product with the
-    embedding, for ``T / chunk_size`` times less memory. They are float32, summed in float32.
+    The row is cut along ``T``, so that rows, and parts of a row, may lie on different devices. A
+    chunk's logits live while its loss is taken, and are computed again for its gradient: one more
+    product with the embedding, for ``T / chunk_size`` times less memory. They are float32, summed
+    in float32.
 
     ``"auto"`` takes a 64th of the row, and 8 tokens at least: with fewer, the product with the
     embedding waits for the memory that the embedding is read from. So the memory is a 64th from 512
@@ -38,8 +40,9 @@ def chunked_cross_entropy(
     enter: it is that of all devices, and a large batch is divided over many.
 
     In a program over a mesh, which adds the gradient of the embedding over the devices that hold
-    the rows, the compiler would add it once a chunk. With ``batch_shards`` as many partial sums are
-    kept as there are such devices, one on each, and are added once after the last chunk.
+    the rows, the compiler would add it once a chunk. With ``batch_shards`` and ``time_shards`` as
+    many partial sums are kept as there are such devices, one on each, and are added once after the
+    last chunk.
 
     Args:
         hidden: floats, shape ``[B, T, D]``.
@@ -52,13 +55,14 @@ def chunked_cross_entropy(
         batch_shards: over how many devices of a mesh the rows lie; must divide ``B``. Leave it at 1
             on one device and within ``pmap`` or ``jax.shard_map``, where each device has its own
             rows. ``objectives.language_model`` sets it.
+        time_shards: over how many devices each row lies. A chunk that does not divide is not.
 
     Returns:
         Float32, shape ``[B, T]``, in nats.
 
     Raises:
         BatchError: shapes or dtypes do not go together.
-        ConfigError: ``chunk_size`` or ``batch_shards`` is no positive number, or
+        ConfigError: ``chunk_size``, ``batch_shards`` or ``time_shards`` is no positive number, or
             ``label_smoothing`` is out of range.
 
     Examples:
@@ -68,16 +72,17 @@ def chunked_cross_entropy(
         [1.3863, 1.3863, 1.3863]
     """
     hidden, embedding, targets = jnp.asarray(hidden), jnp.asarray(embedding), jnp.asarray(targets)
-    _check_settings(chunk_size, batch_shards)
+    _check_settings(chunk_size=chunk_size, batch_shards=batch_shards, time_shards=time_shards)
     _check(hidden, embedding, targets, batch_shards)
-    rows, length = targets.shape
-    size = max(8, -(-length // 64)) if chunk_size == "auto" else chunk_size
-    size = min(size, length)
-    pieces = _cut(hidden, size, batch_shards), _cut(targets, size, batch_shards)
-    heads = embedding
-    if batch_shards > 1:
-        # Its gradient is the sum over the first axis, which is taken after the loop.
-        heads = jnp.broadcast_to(embedding, (batch_shards, *embedding.shape))
+    length = targets.shape[1]
+    if chunk_size == "auto":
+        size = min(length, -(-max(8, -(-length // 64)) // time_shards) * time_shards)
+    else:
+        size = min(chunk_size, length)
+    shards = batch_shards, 1 if size % time_shards else time_shards
+    pieces = _cut(hidden, size, shards), _cut(targets, size, shards)
+    # The embedding's gradient is the sum over the first axes, which is taken after the loop.
+    heads = jnp.broadcast_to(embedding, (*shards, *embedding.shape))
 
     def losses_of(hidden: jax.Array, heads: jax.Array, targets: jax.Array) -> jax.Array:
         heads = heads.astype(hidden.dtype)
@@ -94,19 +99,30 @@ def chunked_cross_entropy(
         return carry, again(piece[0], heads, piece[1])
 
     _, values = jax.lax.scan(body, None, pieces)
-    return jnp.moveaxis(values, 0, -2).reshape(rows, -1)[:, :length]
+    return _joined(values)[:, :length]
 
 
-def _cut(x: jax.Array, size: int, shards: int) -> jax.Array:
-    """``[B, T, ...]`` as chunks ``[T / size, B, size, ...]``, with ``B`` as ``S, B / S``."""
+def _cut(x: jax.Array, size: int, shards: tuple[int, int]) -> jax.Array:
+    """``[B, T, ...]`` as ``[T / size, R, S, B / R, size / S, ...]`` for shards ``(R, S)``.
+
+    A chunk takes tokens from all along the row: of a row that is divided over devices, each then
+    has its part of every chunk.
+    """
     padding = -x.shape[1] % size
     x = jnp.pad(x, [(0, padding if axis == 1 else 0) for axis in range(x.ndim)])
-    x = jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
-    return x if shards == 1 else x.reshape(x.shape[0], shards, -1, *x.shape[2:])
+    rows, columns = shards
+    x = x.reshape(rows, x.shape[0] // rows, columns, size // columns, -1, *x.shape[2:])
+    return jnp.moveaxis(x, (4, 0, 2), (0, 1, 2))
 
 
-def _check_settings(chunk_size: Any, batch_shards: Any) -> None:
-    for name, value in (("chunk_size", chunk_size), ("batch_shards", batch_shards)):
+def _joined(values: jax.Array) -> jax.Array:
+    """What ``_cut`` made of ``[B, T]``, put back."""
+    values = jnp.moveaxis(values, (0, 1, 2), (4, 0, 2))
+    return values.reshape(values.shape[0] * values.shape[1], -1)
+
+
+def _check_settings(**settings: Any) -> None:
+    for name, value in settings.items():
         if name == "chunk_size" and value == "auto":
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["activations_on", "constrain"]
+__all__ = ["activations_on", "constrain", "parts"]
 
 
 class _Where(NamedTuple):
@@ -79,6 +79,24 @@ def constrain(x: Any, names: Sequence[str | None]) -> Any:
     if all(entry is PartitionSpec.UNCONSTRAINED for entry in spec):
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(where.mesh, spec))
+
+
+def parts(size: int, name: str) -> int:
+    """Over how many devices the layout divides a dimension; 1 where ``constrain`` says nothing.
+
+    Args:
+        size: of the dimension.
+        name: as for ``constrain``.
+
+    Examples:
+        >>> parts(8, "batch")
+        1
+    """
+    where: _Where | None = _where.value
+    if where is None or jax.sharding.get_abstract_mesh().manual_axes:
+        return 1
+    found = math.prod(where.mesh.shape[axis] for axis in dict(where.rules).get(name, ()))
+    return 1 if size % found else found
 
 
 def _spec(shape: Sequence[int], names: Sequence[str | None], where: _Where) -> PartitionSpec:

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxdl import metrics as measurements
 from jaxdl.errors import BatchError, ObjectiveError
 from jaxdl.losses import chunked_cross_entropy, softmax_cross_entropy
-from jaxdl.models.activations import constrain
+from jaxdl.models.activations import parts
 from jaxdl.objectives.applying import applied, first_variables
 from jaxdl.objectives.fields import call_options, field
 from jaxdl.protocols import MASK, Aux, Batch, Metric, ModelState, Objective, Params
@@ -106,7 +105,8 @@ def language_model(
                 embedding,
                 asked["label"],
                 chunk_size=chunk_size,
-                batch_shards=_shards(hidden.shape[0]),
+                batch_shards=parts(hidden.shape[0], "batch"),
+                time_shards=parts(hidden.shape[1], "time"),
                 **options,
             )
             outputs, shown = None, values
@@ -115,13 +115,6 @@ def language_model(
         return total, Aux(weight, model_state, sums, outputs)
 
     return Objective(init, loss_sum)
-
-
-def _shards(rows: int) -> int:
-    """Over how many devices of a mesh the layout divides the rows; 1 where it says nothing."""
-    traced = jax.make_jaxpr(lambda x: constrain(x, ("batch",)))(jax.ShapeDtypeStruct((rows,), bool))
-    said = [each.params["sharding"] for each in traced.eqns if "sharding" in each.params]
-    return rows // said[0].shard_shape((rows,))[0] if said else 1
 
 
 def _shifted(batch: Batch, inputs: str) -> tuple[dict[str, Any], dict[str, Any]]:

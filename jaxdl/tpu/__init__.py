@@ -1,4 +1,14 @@
-"""What a program needs of a TPU slice, found without one: chips, slices, traffic and FLOPs."""
+"""What a program needs of a TPU slice, found without one: chips, slices, traffic and FLOPs.
+
+* slices: ``hardware`` (the chips' table), ``names``, ``rings``, ``mesh_axes``
+* programs: ``hlo``, ``hlo_text``, ``groups``, ``loops``, ``costs`` read what the compiler made;
+  ``flops``, ``contractions``, ``attention_flops`` count before it does
+* plans: ``facts`` (what a plan holds), ``planning`` (how one is made), ``steps``, ``compiling``,
+  ``memory``, ``remembering``; ``roofline`` and ``analytic`` for its times; ``rendering``,
+  ``encoding``, ``picture``, ``units`` for people and files
+* changes: ``changes``, ``reckoning``, ``search``; ``sweeping``, ``sweep_table``
+* budgets: ``budgets``, ``limits``, ``measured``, ``excess``, ``origins``
+"""
 
 from jaxdl.tpu.budgets import BudgetError, assert_budget
 from jaxdl.tpu.changes import Change, Options, usual_layouts

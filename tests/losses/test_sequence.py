@@ -133,12 +133,12 @@ def products_with_the_vocabulary(rows: int, length: int, **options) -> list[str]
     [(4, 1024, 16), (8, 2048, 32), (1, 128, 8), (2, 1021, 16), (3, 1, 1), (3, 7, 7), (1024, 65, 8)],
 )
 def test_a_chunk_is_a_64th_of_the_row_and_8_tokens_at_least(rows, length, size):
-    assert products_with_the_vocabulary(rows, length) == [f"{rows}x{size}x19"]
+    assert products_with_the_vocabulary(rows, length) == [f"1x1x{rows}x{size}x19"]
 
 
 @pytest.mark.parametrize("length", [1, 7])
-@pytest.mark.parametrize("batch_shards", [1, 3])
-def test_any_length_by_default_and_over_devices(length, batch_shards):
+@pytest.mark.parametrize(("batch_shards", "time_shards"), [(1, 1), (3, 1), (1, 3), (3, 3), (1, 2)])
+def test_any_length_by_default_and_over_devices(length, batch_shards, time_shards):
     hidden, targets = HIDDEN[:, :length], TARGETS[:, :length]
 
     def grads(fn, **options):
@@ -149,7 +149,8 @@ def test_any_length_by_default_and_over_devices(length, batch_shards):
         return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(hidden, EMBEDDING)
 
     size = {} if length == 1 else {"chunk_size": 3}
-    close(grads(chunked_cross_entropy, batch_shards=batch_shards, **size), grads(plain))
+    shards = {"batch_shards": batch_shards, "time_shards": time_shards}
+    close(grads(chunked_cross_entropy, **shards, **size), grads(plain))
 
 
 def test_the_gradient_of_the_embedding_is_added_over_devices_once(devices):
@@ -183,8 +184,9 @@ def test_the_gradient_of_the_embedding_is_added_over_devices_once(devices):
 def test_wrong_arguments_are_named():
     with pytest.raises(BatchError, match="3 rows do not divide into batch_shards=2"):
         chunked_cross_entropy(HIDDEN, EMBEDDING, TARGETS, batch_shards=2)
-    with pytest.raises(ConfigError, match="batch_shards is 0"):
-        chunked_cross_entropy(HIDDEN, EMBEDDING, TARGETS, batch_shards=0)
+    for name in ("batch_shards", "time_shards"):
+        with pytest.raises(ConfigError, match=f"{name} is 0"):
+            chunked_cross_entropy(HIDDEN, EMBEDDING, TARGETS, **{name: 0})
     with pytest.raises(ConfigError, match="chunk_size is 0"):
         chunked_cross_entropy(HIDDEN, EMBEDDING, TARGETS, chunk_size=0)
     with pytest.raises(ConfigError, match="label_smoothing is 1"):

@@ -217,6 +217,21 @@ def test_label_smoothing_and_z_loss_reach_both_losses():
     assert totals[0] != totals[2]
 
 
+@pytest.mark.parametrize("chosen", [jaxdl.sequence(4), jaxdl.fsdp(min_size=64)], ids=str)
+def test_chunks_move_no_more_between_devices(devices, chosen):
+    """Neither hidden states to make a chunk, nor the embedding's gradient after each one."""
+    model = GPT(vocab_size=64, num_layers=1, num_heads=2, hidden_dim=8, max_length=64)
+    batch = {"tokens": jax.ShapeDtypeStruct((8, 65), np.int32)}
+
+    def sent(chunk_size):
+        objective = language_model(model, chunk_size=chunk_size)
+        step = jaxdl.jit(jaxdl.make_train_step(objective, optax.sgd(0.1)), layout=chosen)
+        program = step.compile(step.abstract_state(batch), batch)
+        return jaxdl.tpu.summarize(jaxdl.tpu.read_collectives(program.as_text()))
+
+    assert sent(8) == sent(None)
+
+
 @pytest.mark.usefixtures("untyped")
 def test_wrong_arguments_are_named():
     with pytest.raises(ObjectiveError, match="language_model got a function"):
