@@ -1,7 +1,7 @@
 """A recipe run: trained, saved, measured; and a run that was cut, gone on with.
 
-Reads from: errors, protocols, data, metrics, hosts, checkpoints, evaluation, hooks, loop, the rest
-of recipe. Used by: cli, rehearsal, and by hand.
+Reads from: errors, protocols, data, metrics, hosts, checkpoints, placement, evaluation, hooks, loop,
+the rest of recipe. Used by: cli, rehearsal, and by hand.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from jaxdl.evaluation import evaluate
 from jaxdl.hooks import Checkpoint, Evaluate, JsonLines, Progress, TensorBoard
 from jaxdl.hooks.logs import jsonable
 from jaxdl.loop import FitResult, Signals, fit
+from jaxdl.placement import compile_cache
 from jaxdl.protocols import Batch, Hook, Memory
 from jaxdl.recipe.agreeing import agree
 from jaxdl.recipe.parts import Recipe, local
@@ -71,6 +72,8 @@ def train(
     On many hosts it is called on each of them. They compare what they are about to run, and one
     that fails or is gone ends the others with its name (see ``hosts``).
 
+    Compiled programs are kept for the next start, see ``placement.compile_cache``.
+
     Args:
         recipe: the recipe.
         folder: receives ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
@@ -93,6 +96,7 @@ def train(
     with ExitStack() as stack:
         watch = stack.enter_context(hosts.watch())
         signals = stack.enter_context(Signals())
+        stack.enter_context(compile_cache())
         with signals.idle():
             placed = place(recipe) if placed is None else placed
             agree(recipe, placed, settings or {}, source, one_batch=one_batch)
