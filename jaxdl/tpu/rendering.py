@@ -93,7 +93,7 @@ def _header(facts: Facts) -> RenderableType:
 def _verdict(plan: Plan) -> RenderableType:
     memory = plan.facts.memory
     if plan.fits:
-        words = f"fits: {gib(memory.peak)} of {gib(memory.available)} GiB on each device"
+        words = f"fits: {size(memory.peak)} of {size(memory.available)} on each device"
         return Text(f"\n{words} (compiler's figure)")
     words = f"does not fit: needs {gib(memory.peak)} GiB, has {gib(memory.available)} GiB"
     return Text(f"\n{words} (compiler's figure)\nthe compiler: {memory.refusal}")

@@ -37,7 +37,7 @@ def test_a_plan_that_fits_tells_all_there_is():
     for words in (
         "v5e-16: 16 chips (4x4 a slice), 16 JAX devices",
         "124.44 M parameters",
-        "fits: 11.00 of 15.75 GiB",
+        "fits: 11.00 GiB of 15.75 GiB",
         "all-gather",
         "48.00 GiB",
         "binds",
