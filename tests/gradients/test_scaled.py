@@ -248,7 +248,7 @@ def test_the_metrics_of_the_objective_are_not_scaled():
         {"inner": gradients.scaled()},
         {"inner": faint()},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_what_is_refused(options, untyped):
     with pytest.raises(ObjectiveError, match="scaled"):

@@ -122,7 +122,10 @@ def test_processes_times_devices_give_the_same_numbers(tiny, tmp_path, layout):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_supervisor(tiny, tmp_path, number):
     folder = tmp_path / "here"
-    command = [sys.executable, "-c", "import sys; from jaxdl.cli import main; sys.exit(main())"]
+    # A shell that puts the tests into the background has SIGINT ignored in what they start.
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; from jaxdl.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code]
     words = ["rehearse", "tiny.py", "--hosts", "3", "--steps", "100000", "--run-dir", str(folder)]
     with (tmp_path / "out").open("w") as out:
         started = subprocess.Popen([*command, *words], stdout=out, stderr=out)
@@ -132,10 +135,11 @@ def test_no_process_outlives_the_supervisor(tiny, tmp_path, number):
             assert time.monotonic() < deadline, (tmp_path / "out").read_text()
             time.sleep(0.1)
         started.send_signal(number)
-        code = started.wait(timeout=60)
+        ended = started.wait(timeout=60)
     finally:
         started.kill()
-    assert code == (130 if number == signal.SIGINT else -number)
+        started.wait()
+    assert ended == (130 if number == signal.SIGINT else -number)
     deadline = time.monotonic() + 20
     while alive(str(folder)):
         assert time.monotonic() < deadline, "processes are left"
