@@ -258,5 +258,5 @@ def test_the_table_in_the_guide_is_what_is_printed():
     step = jaxdl.make_train_step(objective, optax.sgd(0.1, momentum=0.9))
     batch = {"image": np.zeros((8, 28, 28, 1), np.float32), "label": np.zeros(8, np.int32)}
     state = jax.eval_shape(step.init, jax.random.key(0), batch)
-    guide = Path(__file__).parents[1] / "docs" / "placement.md"
+    guide = Path(__file__).parents[1] / "docs" / "layouts.md"
     assert str(explain(state, fsdp(), devices=8)) in guide.read_text()
