@@ -168,6 +168,7 @@ def loss(params, **options):
     return jnp.sum(jnp.sin(logits) * jnp.arange(float(V))[None, None])
 
 
+@pytest.mark.slow
 def test_scanned_is_unrolled():
     stacked = stack_layers(randomised())
     close(apply(stacked, TOKENS, options={"scan_layers": True}), apply(randomised(), TOKENS))
@@ -216,6 +217,7 @@ def temporary_bytes(remat: str | None) -> int:
     return analysis.temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_remat_policies_keep_what_they_say():
     full, some, dots, everything = map(temporary_bytes, ("full", "dots_no_batch", "dots", None))
     assert full < some < dots < everything

@@ -108,6 +108,7 @@ def test_padding_is_symmetric(taps):
     assert out[0, 0, 0, 0] == kernel[middle, middle, 0, 0]
 
 
+@pytest.mark.slow
 def test_zero_init_starts_each_block_as_its_shortcut():
     assert not models.resnet50().zero_init
     params = by_path(first(tiny(zero_init=True, width=1))["params"])
@@ -143,6 +144,7 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), a, b)
 
 
+@pytest.mark.slow
 def test_padded_rows_count_in_no_statistic():
     model = tiny(bottleneck=True)
     variables = randomised(model)
@@ -152,6 +154,7 @@ def test_padded_rows_count_in_no_statistic():
     close(gradient(model, variables, poisoned, mask=mask), gradient(model, variables, IMAGES[:5]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", pytest.param("full", marks=pytest.mark.slow)])
 def test_remat_changes_no_number(remat):
     variables = randomised(tiny())
@@ -254,6 +257,7 @@ def learns(model, devices, steps, rate, *, compared=3, below=0.1):
         assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_it_learns_one_batch_and_eight_devices_are_one(devices):
     learns(tiny(), devices, 30, 3e-2)
 

@@ -153,6 +153,7 @@ def test_metrics_see_the_targets():
     np.testing.assert_allclose(read["accuracy"], right.sum() / 12, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scan_layers", "remat", "chunk_size"),
     [(False, None, None), (True, "full", 3)],
@@ -178,6 +179,7 @@ def test_microbatches_and_padding_change_no_update(scan_layers, remat, chunk_siz
     close(results[1], results[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_layers_draw_their_own_dropout(scan_layers):
     """Under ``supervised`` too, whose model is called without a shift."""
@@ -217,7 +219,10 @@ def test_label_smoothing_and_z_loss_reach_both_losses():
     assert totals[0] != totals[2]
 
 
-@pytest.mark.parametrize("chosen", [jaxdl.sequence(4), jaxdl.fsdp(min_size=64)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "chosen", [jaxdl.sequence(4), jaxdl.fsdp(min_size=64)], ids=["sequence", "fsdp"]
+)
 def test_chunks_move_no_more_between_devices(devices, chosen):
     """Neither hidden states to make a chunk, nor the embedding's gradient after each one."""
     model = GPT(vocab_size=64, num_layers=1, num_heads=2, hidden_dim=8, max_length=64)
