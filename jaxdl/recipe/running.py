@@ -1,7 +1,7 @@
 """A recipe run: trained, saved, measured; and a run that was cut, gone on with.
 
-Reads from: errors, protocols, data, metrics, hosts, checkpoints, placement, evaluation, hooks, loop,
-the rest of recipe. Used by: cli, rehearsal, and by hand.
+Reads from: errors, protocols, data, metrics, hosts, checkpoints, placement, evaluation, hooks,
+loop, the rest of recipe. Used by: cli, rehearsal, and by hand.
 """
 
 from __future__ import annotations
