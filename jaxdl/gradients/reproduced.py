@@ -46,8 +46,8 @@ def reproducible(*, shards: int) -> GradientEstimator:
     step gives the same state, bit for bit, under ``jit`` with replicated parameters, ``pmap`` and
     ``jax.jit(step.update)``, on 1 device or on as many as divide ``shards``, in one process or
     many. This holds for one version of JAX, one kind of device and one ``shards``; on CPU for
-    processes of two threads or more, as XLA's sums on one thread are others. It was shown for an MLP
-    and a CNN. It does not hold for ``models.GPT``: of 1 and of 8 devices three biases of its
+    processes of two threads or more, as XLA's sums on one thread are others. It was shown for an
+    MLP and a CNN. It does not hold for ``models.GPT``: of 1 and of 8 devices three biases of its
     attention differ by 1e-13 to 1e-12, for a reason not found yet.
 
     It costs what ``accumulate(shards / devices)`` costs and an exchange of the gradients, and
