@@ -2,7 +2,7 @@
 
 Needs neither the run's recipe nor its devices.
 
-Reads from: errors, checkpoints, cli.tables. Used by: cli.verbs.
+Reads from: errors, units, checkpoints, cli.tables. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxdl import checkpoints
+from jaxdl import checkpoints, units
 from jaxdl.checkpoints.choosing import candidates, newest_whole
 from jaxdl.checkpoints.reading import step_folder
 from jaxdl.checkpoints.tensors import in_words
-from jaxdl.cli.tables import bytes_in_words, table
+from jaxdl.cli.tables import table
 from jaxdl.errors import CheckpointError, ConfigError, DamagedError, closest
 
 __all__ = ["DiffOptions", "ExportOptions", "ListOptions", "VerifyOptions", "run"]
@@ -144,7 +144,7 @@ def _row(folder: Path, step: int) -> list[str]:
         return _other(path, str(step), _without(error.what, path))
     state = "whole" if manifest.finite else "damaged: parameters that are not finite"
     metrics = _metrics(record.get("metrics", {}))
-    size = bytes_in_words(_size(path))
+    size = units.size(_size(path))
     return [str(step), _when(record["time"]), size, _devices(record), metrics, state]
 
 
@@ -152,7 +152,7 @@ def _other(path: Path, step: str, state: str) -> list[str]:
     when = ""
     with suppress(OSError):
         when = _when(path.stat().st_mtime)
-    return [step, when, bytes_in_words(_size(path)), "", "", state]
+    return [step, when, units.size(_size(path)), "", "", state]
 
 
 def _size(folder: Path) -> int:
@@ -262,7 +262,7 @@ def _export(argv: list[str]) -> int:
         return checkpoints.export(path, options.to, source=source, overwrite=options.overwrite)
 
     made, _ = newest_whole(folder, options.step, write)
-    size = bytes_in_words(made.bytes)
+    size = units.size(made.bytes)
     print(f"{made.path}: {made.tensors} tensors of step {made.step}, {size}")
     print(f"sha256 {made.sha256}")
     return 0

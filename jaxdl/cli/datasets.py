@@ -1,6 +1,6 @@
 """``jaxdl data``: prepare TFDS data sets from files on disk, and list what is prepared.
 
-Reads from: errors, data, cli.tables. Used by: cli.verbs.
+Reads from: errors, units, data, cli.tables. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Annotated
 
 import tyro
 
-from jaxdl import data
-from jaxdl.cli.tables import bytes_in_words, table
+from jaxdl import data, units
+from jaxdl.cli.tables import table
 from jaxdl.errors import ConfigError, closest
 
 __all__ = ["ListOptions", "PrepareOptions", "prepared", "run"]
@@ -93,5 +93,5 @@ def prepared(root: Path) -> list[list[str]]:
         ]
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         name = str(folder.parent.relative_to(root))
-        rows.append([name, folder.name, ", ".join(splits), bytes_in_words(size)])
+        rows.append([name, folder.name, ", ".join(splits), units.size(size)])
     return rows

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["bytes_in_words", "score_table", "table"]
+__all__ = ["score_table", "table"]
 
 _WIDTH = 160
 _FIRST = ("loss", "accuracy", "precision", "recall", "f1")
@@ -63,21 +63,3 @@ def _number(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def bytes_in_words(count: int) -> str:
-    """A number of bytes for people.
-
-    Args:
-        count: bytes.
-
-    Examples:
-        >>> bytes_in_words(437544)
-        '427.3 KiB'
-    """
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return ""

@@ -1,6 +1,6 @@
 """``jaxdl train FILE``: the file's settings and the run's options from one command line.
 
-Reads from: errors, data, hosts, placement, recipe, cli.files, cli.runs, cli.tables. Used by:
+Reads from: errors, units, data, hosts, placement, recipe, cli.files, cli.runs, cli.tables. Used by:
 cli.verbs, cli.rehearsing.
 """
 
@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxdl import data, hosts
+from jaxdl import data, hosts, units
 from jaxdl.cli import runs
 from jaxdl.cli.files import Example, load
-from jaxdl.cli.tables import bytes_in_words, score_table, table
+from jaxdl.cli.tables import score_table, table
 from jaxdl.errors import CheckpointError, ConfigError, HostError, LayoutError
 from jaxdl.loop import PREEMPTED
 from jaxdl.placement import guard
@@ -372,9 +372,9 @@ def _show_plan(recipe: Recipe, placed: Placed) -> None:
             ["devices", f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"],
             ["mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())],
             ["parameters", f"{placed.parameters:,}"],
-            ["train state", f"{bytes_in_words(bytes_a_device)} on each device"],
+            ["train state", f"{units.size(bytes_a_device)} on each device"],
             ["batch", "\n".join(fields)],
-            ["batch bytes", bytes_in_words(sum(x.nbytes for x in batch.values()))],
+            ["batch bytes", units.size(sum(x.nbytes for x in batch.values()))],
             ["steps", f"{recipe.steps:,}, {epochs:.1f} epochs"],
             ["examples", "\n".join(splits)],
             ["compiled", f"train in {middle - begin:.1f} s, evaluation in {end - middle:.1f} s"],

@@ -5,7 +5,7 @@
   ``flops``, ``contractions``, ``attention_flops`` count before it does
 * plans: ``facts`` (what a plan holds), ``planning`` (how one is made), ``steps``, ``compiling``,
   ``memory``, ``remembering``; ``roofline`` and ``analytic`` for its times; ``rendering``,
-  ``encoding``, ``picture``, ``units`` for people and files
+  ``encoding``, ``picture`` for people and files
 * changes: ``changes``, ``reckoning``, ``search``; ``sweeping``, ``sweep_table``
 * budgets: ``budgets``, ``limits``, ``measured``, ``excess``, ``origins``
 """

@@ -1,6 +1,6 @@
 """A plan as one picture: memory against what the chip has, and where a step's time goes.
 
-Reads from: errors, tpu.facts, tpu.units. Used by: cli.
+Reads from: errors, tpu.facts, units. Used by: cli.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxdl.errors import ConfigError, MissingExtraError
 from jaxdl.tpu.facts import Plan
-from jaxdl.tpu.units import gib, seconds, size
+from jaxdl.units import gib, seconds, size
 
 __all__ = ["draw"]
 

@@ -1,6 +1,6 @@
 """A plan as a person reads it, and a sweep of plans.
 
-Reads from: tpu.encoding, tpu.facts, tpu.names, tpu.roofline, tpu.units. Used by: tpu.remembering,
+Reads from: tpu.encoding, tpu.facts, tpu.names, tpu.roofline, units. Used by: tpu.remembering,
 tpu.measured, cli.
 """
 
@@ -20,7 +20,7 @@ from jaxdl.tpu.encoding import as_json, from_json
 from jaxdl.tpu.facts import Facts, Plan, Times
 from jaxdl.tpu.roofline import sent
 from jaxdl.tpu.sweep_table import Point, frontier
-from jaxdl.tpu.units import bar, count, flops, gib, percent_range, seconds, size
+from jaxdl.units import bar, count, flops, gib, percent_range, seconds, size
 
 __all__ = ["Point", "as_json", "from_json", "frontier", "table", "to_text"]
 

@@ -1,6 +1,6 @@
 """A sweep over layouts, batches and remat policies as one table, its frontier marked.
 
-Reads from: tpu.facts, tpu.units. Used by: tpu.rendering.
+Reads from: tpu.facts, units. Used by: tpu.rendering.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdl.tpu.facts import Plan
-from jaxdl.tpu.units import count, gib, percent_range, seconds
+from jaxdl.units import count, gib, percent_range, seconds
 
 __all__ = ["Point", "frontier"]
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "jaxdl"
 
 RANKS = [
-    ["protocols", "errors", "reductions", "tree_paths"],
+    ["protocols", "errors", "reductions", "tree_paths", "units"],
     ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data"],
     ["objectives", "gradients", "hosts"],
     ["step", "checkpoints"],

@@ -13,7 +13,7 @@ from any_plans import GIB, collective, planned
 from jaxdl.errors import ConfigError, MissingExtraError, PlanError
 from jaxdl.tpu import picture
 from jaxdl.tpu.rendering import Point, as_json, from_json, frontier, table
-from jaxdl.tpu.units import bar, count, flops, seconds, size
+from jaxdl.units import bar, count, flops, seconds, size
 
 TRAFFIC = (
     collective("all-gather", GIB, range(16), times=48),

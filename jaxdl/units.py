@@ -1,10 +1,11 @@
 """Numbers as people read them: bytes, seconds, FLOPs.
 
-Reads from: nothing of jaxdl. Used by: tpu.rendering, tpu.sweep_table, tpu.picture.
+Reads from: nothing of jaxdl. Used by: tpu.rendering, tpu.sweep_table, tpu.picture, cli.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 __all__ = ["Number", "bar", "count", "flops", "gib", "percent_range", "seconds", "size"]
@@ -26,10 +27,7 @@ def size(number: Number) -> str:
         >>> size(1536), size(0)
         ('1.50 KiB', '0 bytes')
     """
-    value, place = float(number), 0
-    while value >= 1024 and place < len(_BYTES) - 1:
-        value, place = value / 1024, place + 1
-    return f"{value:.2f} {_BYTES[place]}" if place else f"{number:,.0f} bytes"
+    return _scaled(number, 1024, _BYTES) or f"{number:,.0f} bytes"
 
 
 def gib(number: Number) -> str:
@@ -71,10 +69,7 @@ def count(value: Number) -> str:
         >>> count(124_439_808), count(12)
         ('124.44 M', '12')
     """
-    number, place = float(value), 0
-    while number >= 1000 and place < len(_COUNTS) - 1:
-        number, place = number / 1000, place + 1
-    return f"{number:.2f} {_COUNTS[place]}" if place else f"{value:,.0f}"
+    return _scaled(value, 1000, _COUNTS) or f"{value:,.0f}"
 
 
 def flops(value: Number) -> str:
@@ -117,3 +112,11 @@ def percent_range(pair: tuple[float, float]) -> str:
         '40.0 .. 52.0 %'
     """
     return f"{pair[0] * 100:.1f} .. {pair[1] * 100:.1f} %"
+
+
+def _scaled(number: Number, step: int, prefixes: Sequence[str]) -> str:
+    """The number under the largest prefix that leaves at least 1; empty below the first."""
+    value, place = float(number), 0
+    while value >= step and place < len(prefixes) - 1:
+        value, place = value / step, place + 1
+    return f"{value:.2f} {prefixes[place]}" if place else ""
