@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 from jax.sharding import PartitionSpec as P
+from real_compiler import needs_libtpu
 
 import jaxdl
 from jaxdl import tpu
@@ -21,8 +21,6 @@ from jaxdl.cli.plan_worker import main as worker
 from jaxdl.errors import ConfigError, NonFiniteError, PlanError
 from jaxdl.layouts import layout
 from jaxdl.tpu.changes import Change
-
-INSTALLED = bool(os.environ.get("TPU_LIBRARY_PATH")) or importlib.util.find_spec("libtpu")
 
 GPT = '''
 """A tiny GPT."""
@@ -337,7 +335,7 @@ def test_the_environment_of_the_other_process(tiny, jaxdl_command, monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not INSTALLED, reason="libtpu is not installed")
+@needs_libtpu[1]
 class TestWithLibtpu:
     """The whole command, with the real compiler."""
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from planned import AVAILABLE, GIB, planned
+from real_compiler import needs_libtpu, printed
 
 import jaxdl
 from jaxdl import layouts, losses, models
@@ -25,7 +22,6 @@ from jaxdl.tpu.facts import Buffer
 from jaxdl.tpu.hlo import Collective
 from jaxdl.tpu.limits import TrafficLimit, parse_size, read_limits
 from jaxdl.tpu.measured import measured_of, read_measured, write_measured
-from jaxdl.tpu.origins import origin_of
 
 BATCH = {"x": jax.ShapeDtypeStruct((4096, 64), np.float32)}
 
@@ -320,80 +316,6 @@ def test_steps_of_every_kind():
     assert assert_budget(step, batch, hbm="1MiB", flops=1e6).where == "8 x cpu"
 
 
-def buffer(path, *shape, parts=1, use="parameters", dtype="float32"):
-    size = int(np.prod(shape)) * 4 // parts
-    return Buffer(path, use, shape, dtype, "P()", size)
-
-
-def collective(kind, *shapes, size=8, times=1, op_name=""):
-    return Collective(kind, 0, size, times, 0, op_name, tuple(range(size)), shapes)
-
-
-BACK = "jit(update)/transpose(jvp(GPT))/GPT.hidden"
-FORTH = "jit(update)/jvp(GPT)/GPT.hidden"
-LAYERS = tuple(buffer(f"params/block_{n}/mlp_in/kernel", 64, 256, parts=8) for n in range(12))
-
-
-def test_origin_by_module():
-    one = collective("reduce-scatter", "bf16[64,256]", op_name=f"{BACK}/block_1/mlp_in/dot_general")
-    found = origin_of(one, LAYERS)
-    assert found.paths == ("params/block_1/mlp_in/kernel",)
-    assert found.sure
-    assert found.words == "gradient of params/block_1/mlp_in/kernel f32[64,256]"
-    # block_1 is not block_11, and the wrong module is none.
-    other = collective("all-gather", "f32[8,256]", op_name=f"{FORTH}/block_11/mlp_in/dot_general")
-    assert origin_of(other, LAYERS).paths == ("params/block_11/mlp_in/kernel",)
-
-
-def test_origin_is_not_guessed():
-    found = origin_of(collective("all-gather", "f32[8,256]", op_name=FORTH), LAYERS)
-    assert len(found.paths) == 12
-    assert not found.sure
-    assert "one of 12 that match" in found.words
-    assert "and 9 more" in found.words
-    alone = origin_of(collective("all-gather", "f32[8,256]", op_name=FORTH), LAYERS[:1])
-    assert alone.words.endswith("by its shape alone")
-    assert not alone.sure
-
-
-def test_origin_of_an_activation():
-    op_name = f"{FORTH}/block_0/attention/softmax"
-    found = origin_of(collective("all-reduce", "bf16[2,9]", op_name=op_name), LAYERS)
-    assert found == ((), True, "no parameter: bf16[2,9] at block_0/attention/softmax")
-    state = (buffer("opt_state/0/mu/w", 9, 2, use="optimizer"),)
-    assert origin_of(collective("all-reduce", "bf16[2,9]"), state).paths == ()
-    assert "without a name" in origin_of(collective("all-to-all", "f32[3]"), ()).words
-
-
-def test_origin_in_a_scanned_stack_and_across_groups():
-    stack = (buffer("params/blocks/mlp_in/kernel", 4, 64, 256, parts=8),)
-    op_name = f"{FORTH}/while/body/closed_call/blocks.<lambda>/blocks/mlp_in/dot_general"
-    inner = collective("all-gather", "bf16[1,8,256]", times=4, op_name=op_name)
-    assert origin_of(inner, stack).paths == ("params/blocks/mlp_in/kernel",)
-    assert origin_of(inner._replace(times=1), stack).paths == ()
-    # Gathered within a group of 8, still divided over 4 others.
-    part = collective("all-gather", "f32[4,8,64]", size=8, op_name=op_name)
-    quarter = (buffer("params/blocks/mlp_in/kernel", 4, 64, 256, parts=32),)
-    assert origin_of(part, quarter).paths == ("params/blocks/mlp_in/kernel",)
-    assert origin_of(part, stack).paths == ()
-
-
-def test_origin_of_merged_gradients():
-    both = (*LAYERS[:2], buffer("params/norm/scale", 64))
-    merged = collective(
-        "all-reduce", "f32[64,256]", "f32[64,256]", "f32[64]", "f32[]", op_name=BACK
-    )
-    found = origin_of(merged, both)
-    assert found.sure
-    assert found.words.startswith("gradient of 3 parameters in one: params/block_0/mlp_in/kernel")
-    more = origin_of(merged, (*both, buffer("params/norm/bias", 64)))
-    assert not more.sure
-    assert "3 of 4 that match" in more.words
-    twice = origin_of(collective("all-reduce", "f32[64]", "f32[64]", "f32[7]"), both[2:])
-    assert "2 arrays, 1 that match" in twice.words
-    assert "1 arrays of no parameter" in twice.words
-
-
 REAL = """
 import jax, jax.numpy as jnp, numpy as np, optax
 import jaxdl
@@ -419,22 +341,9 @@ except BudgetError as error:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not os.environ.get("TPU_LIBRARY_PATH") and importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed",
-)
+@needs_libtpu[0]
+@needs_libtpu[1]
 def test_budgets_of_a_slice(tmp_path):
-    settings = {"JAX_PLATFORMS": "cpu", "JAXDL_DATA_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", REAL],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, **settings},
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "all-gather (baseline)" in done.stdout
-    assert "(forwards) of params/block_1/mlp_in/kernel f32[256,1024]" in done.stdout
+    shown = printed(REAL, folder=tmp_path, JAXDL_DATA_DIR=str(tmp_path))
+    assert "all-gather (baseline)" in shown
+    assert "(forwards) of params/block_1/mlp_in/kernel f32[256,1024]" in shown

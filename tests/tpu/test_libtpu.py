@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 
-import pytest
+from real_compiler import needs_libtpu, printed
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not os.environ.get("TPU_LIBRARY_PATH") and importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed",
-    ),
-]
+pytestmark = needs_libtpu
 
 START = """
 import json
@@ -42,19 +32,9 @@ def compiled(program: str):
         "TPU_ACCELERATOR_TYPE": "v5litepod-16",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "JAX_PLATFORMS": "cpu",
         "TPU_LOG_DIR": "disabled",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", START + program],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, **settings},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(printed(START + program, **settings).splitlines()[-1])
 
 
 def test_compiler_builds_slices_of_every_chip():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import warnings
@@ -13,46 +12,15 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
+from real_compiler import needs_libtpu
+from steps_to_plan import gpt, like, mlp, rows, tokens
 
 import jaxdl
-from jaxdl import gradients, losses, models, tpu
+from jaxdl import tpu
 from jaxdl.errors import ConfigError, LayoutError, PlanError
-from jaxdl.objectives import language_model
 from jaxdl.protocols import Aux, Objective
 from jaxdl.tpu import compiling, planning, remembering
-from jaxdl.tpu.attention_flops import count_attention
-from jaxdl.tpu.hlo import Collective
 from jaxdl.tpu.steps import placed_on
-
-INSTALLED = bool(os.environ.get("TPU_LIBRARY_PATH")) or importlib.util.find_spec("libtpu")
-needs_libtpu = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not INSTALLED, reason="libtpu is not installed"),
-]
-
-
-def like(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def mlp(sizes=(64, 8), **options):
-    objective = jaxdl.supervised(models.MLP(sizes), losses.softmax_cross_entropy, inputs="x")
-    return jaxdl.make_train_step(objective, optax.adam(1e-3), **options)
-
-
-def rows(count, features=32):
-    return {"x": like(count, features), "label": like(count, dtype=jnp.int32)}
-
-
-def gpt(**options):
-    sizes = {"vocab_size": 256, "num_layers": 3, "num_heads": 4, "hidden_dim": 64}
-    model = models.GPT(**{**sizes, "max_length": 32, **options})
-    return jaxdl.make_train_step(language_model(model), optax.adamw(1e-3))
-
-
-def tokens(count, length=32):
-    return {"tokens": like(count, length + 1, dtype=jnp.int32)}
-
 
 # ------------------------------------------------------------------------------------------------
 # What needs no libtpu.
@@ -245,85 +213,6 @@ def test_layouts_in_words(devices):
         for layout in (None, jaxdl.fsdp(data=2), jaxdl.zero1(), jaxdl.single())
     ]
     assert words == ["data 8", "data 2 x fsdp 4", "zero1, data 8", "data 1"]
-
-
-# ------------------------------------------------------------------------------------------------
-# Axes and attention.
-
-
-def group(*devices):
-    return Collective("all-reduce", 8, len(devices), 1, 8, "", devices, ())
-
-
-@pytest.mark.parametrize(
-    ("devices", "axes"),
-    [
-        ((0, 1, 2, 3), ("tensor",)),
-        ((1, 5, 9), ("fsdp",)),
-        ((0, 12), ("data",)),
-        ((0, 4, 12, 16), ("data", "fsdp")),
-        (tuple(range(24)), ("data", "fsdp", "tensor")),
-        ((3,), ()),
-        ((), ()),
-        ((0, 24), ()),
-    ],
-)
-def test_axes_of_a_collective(devices, axes):
-    assert tpu.axes_of(group(*devices), {"data": 2, "fsdp": 3, "tensor": 4}) == axes
-
-
-def attention_of(step, batch):
-    state = jax.eval_shape(step.init, jax.eval_shape(jax.random.key, 0), batch)
-    return count_attention(jax.make_jaxpr(step.update)(state, batch))
-
-
-@pytest.mark.parametrize("remat", [None, "full", "dots"])
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_attention_flops_of_a_gpt_follow_the_formula(scan_layers, remat):
-    step = gpt(scan_layers=scan_layers, remat=remat)
-    # Two products forwards and four backwards, each 2 B T T D; recomputation is not counted.
-    assert attention_of(step, tokens(4)) == 3 * 12 * 4 * 32 * 32 * 64
-
-
-def test_attention_flops_of_microbatches_and_of_each_example():
-    model = models.GPT(vocab_size=64, num_layers=2, num_heads=2, hidden_dim=16, max_length=8)
-    made = functools.partial(jaxdl.make_train_step, language_model(model), optax.adam(1e-3))
-    wanted = 2 * 12 * 4 * 8 * 8 * 16
-    assert attention_of(made(), tokens(4, 8)) == wanted
-    assert attention_of(made(gradient=gradients.accumulate(2)), tokens(4, 8)) == wanted
-
-
-def test_gradients_of_single_examples_are_no_attention():
-    """Mapped over examples, a projection's gradient has a batch dimension; so has attention."""
-    model = models.GPT(vocab_size=64, num_layers=1, num_heads=2, hidden_dim=16, max_length=8)
-    objective = language_model(model)
-    params, _ = jax.eval_shape(objective.init, jax.eval_shape(jax.random.key, 0), tokens(1, 8))
-
-    def loss(params, row):
-        batch = {"tokens": row[None]}
-        return objective.loss(params, {}, batch, jax.random.key(0), train=True)[0]
-
-    each = jax.vmap(jax.grad(loss), (None, 0))
-    program = jax.make_jaxpr(each)(params, tokens(4, 8)["tokens"])
-    assert count_attention(program) == 12 * 4 * 8 * 8 * 16
-
-
-def test_other_models_have_no_attention_flops():
-    assert attention_of(mlp(), rows(16)) == 0
-    model = models.CNN(num_classes=4)
-    objective = jaxdl.supervised(model, losses.softmax_cross_entropy)
-    images = {"image": like(2, 28, 28, 1), "label": like(2, dtype=jnp.int32)}
-    assert attention_of(jaxdl.make_train_step(objective, optax.sgd(0.1)), images) == 0
-
-
-def test_attention_of_ones_own_with_a_single_head():
-    def attention(q, k, v):
-        with jax.named_scope("my_attention"):
-            scores = jnp.einsum("btd,bsd->bts", q, k)
-            return jnp.einsum("bts,bsd->btd", jax.nn.softmax(scores), v)
-
-    x = like(2, 8, 4)
-    assert count_attention(jax.make_jaxpr(attention)(x, x, x)) == 2 * 2 * 2 * 8 * 8 * 4
 
 
 # ------------------------------------------------------------------------------------------------

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from planned import AVAILABLE, GIB, planned
+from real_compiler import needs_libtpu, printed
 
 from jaxdl import layouts
 from jaxdl.errors import BatchError, ConfigError, PlanError
@@ -324,22 +320,10 @@ for each in found:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not os.environ.get("TPU_LIBRARY_PATH") and importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed",
-)
+@needs_libtpu[0]
+@needs_libtpu[1]
 def test_the_compiler_confirms_what_is_suggested(tmp_path):
-    settings = {"JAX_PLATFORMS": "cpu", "JAXDL_DATA_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", REAL],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-        env={**os.environ, **settings},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
-    assert found, done.stdout
+    shown = printed(REAL, timeout=500, JAXDL_DATA_DIR=str(tmp_path))
+    found = [line for line in shown.splitlines() if line.startswith("FOUND")]
+    assert found, shown
     assert all(line.endswith("True True") for line in found)
