@@ -29,7 +29,6 @@ from jaxdl.layouts import (
     sequence,
     single,
     tensor_parallel,
-    zero1,
 )
 from jaxdl.models import constrain
 from jaxdl.models.activations import activations_on
@@ -69,51 +68,6 @@ def named(chosen: Layout, *names: str | None, shape: tuple[int, ...]) -> list[P]
             return constrain(x, names)
 
     return specs(function, shape)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rules"),
-    [
-        (data_parallel(), {"batch": ("data",)}),
-        (zero1(), {"batch": ("data",)}),
-        (fsdp(), {"batch": ("fsdp",)}),
-        (fsdp(data=2), {"batch": ("data", "fsdp")}),
-        (sequence(4), {"batch": ("data",), "time": ("sequence",)}),
-        (
-            tensor_parallel(HIDDEN_RULE, tensor=2),
-            {"batch": ("data",), "hidden": ("tensor",), "heads": ("tensor",)},
-        ),
-        # No rule divides a layer over it.
-        (layout(mesh={"data": 4, "tensor": 2}), {"batch": ("data",)}),
-        (layout(mesh={"sequence": 8}), {"batch": (), "time": ("sequence",)}),
-        # Rows take the axis.
-        (layout(mesh={"tensor": 8}, rules=HIDDEN_RULE), {"batch": ("tensor",)}),
-        (
-            layout(
-                mesh={"data": 2, "sequence": 2, "tensor": 2},
-                rules=((r"kernel$", P(("data", "tensor"))),),
-            ),
-            {
-                "batch": ("data",),
-                "time": ("sequence",),
-                "hidden": ("tensor",),
-                "heads": ("tensor",),
-            },
-        ),
-    ],
-)
-def test_rules_of_each_layout(devices, chosen, rules):
-    names = ("batch", "time", "keys", "features", "hidden", "heads")
-    expected = tuple((name, rules.get(name, ())) for name in names)
-    assert activation_rules(chosen, chosen.abstract_mesh(8)) == expected
-    assert activation_rules(chosen, chosen.make_mesh(devices)) == expected
-
-
-def test_sequence_takes_the_devices_that_are_left(devices):
-    assert dict(sequence(2).make_mesh(devices).shape) == {"data": 4, "sequence": 2}
-    assert dict(sequence(-1, data=2).make_mesh(devices).shape) == {"data": 2, "sequence": 4}
-    assert sequence(2).batch_spec() == P(("data",))
-    assert layout(mesh={"sequence": 8}).batch_spec() == P()
 
 
 def test_names_become_axes(devices):
