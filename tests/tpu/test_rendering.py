@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from any_plans import GIB, collective, planned
@@ -172,3 +173,12 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"jaxdl\[report\]"):
         picture.draw(planned(), tmp_path / "plan.svg")
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m-on-v5e-256", "gpt2-1.5b-data-on-v5e-16"])
+def test_the_guide_shows_plans_that_are_kept(name):
+    docs = Path(__file__).parents[2] / "docs"
+    command, printed = (docs / "plans" / f"{name}.txt").read_text().split("\n", 1)
+    guide = (docs / "planner.md").read_text()
+    assert command.removeprefix("$ ") in guide
+    assert printed.rstrip() in guide
