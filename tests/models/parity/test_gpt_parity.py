@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxdl import objectives
 from jaxdl.models import GPT, stack_layers
 
 pytestmark = pytest.mark.slow
+
+torch = pytest.importorskip("torch", reason="`make slow` installs PyTorch")
+transformers = pytest.importorskip("transformers", reason="`make slow` installs transformers")
 
 V, D, N, LAYERS, LENGTH = 97, 48, 4, 3, 24
 SIZES = {
@@ -34,11 +35,11 @@ MASK[1, 13:] = MASK[2, :6] = 0
 
 
 @functools.cache
-def theirs() -> GPT2LMHeadModel:
+def theirs() -> transformers.GPT2LMHeadModel:
     """The other implementation, every tensor of it random, without dropout."""
     torch.manual_seed(0)
     rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    config = GPT2Config(
+    config = transformers.GPT2Config(
         vocab_size=V,
         n_positions=LENGTH,
         n_embd=D,
@@ -49,7 +50,7 @@ def theirs() -> GPT2LMHeadModel:
         attn_implementation="eager",
         **rates,
     )
-    model = GPT2LMHeadModel(config).float()
+    model = transformers.GPT2LMHeadModel(config).float()
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.add_(0.1 * torch.randn_like(tensor))

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from transformers import ResNetConfig, ResNetForImageClassification
 
 from jaxdl import models
 
 pytestmark = pytest.mark.slow
+
+torch = pytest.importorskip("torch", reason="`make slow` installs PyTorch")
+transformers = pytest.importorskip("transformers", reason="`make slow` installs transformers")
 
 CLASSES, ROWS, SIDE = 11, 4, 64
 KINDS = {
@@ -43,8 +44,8 @@ def torch_model(name: str):
     scale = kind.pop("scale")
     widths = [scale * width for width in (64, 128, 256, 512)]
     torch.manual_seed(0)
-    model = ResNetForImageClassification(
-        ResNetConfig(hidden_sizes=widths, num_labels=CLASSES, **kind)
+    model = transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(hidden_sizes=widths, num_labels=CLASSES, **kind)
     )
     with torch.no_grad():
         for module in model.modules():
