@@ -137,8 +137,13 @@ def layouts_of(case: Case) -> dict[str, Layout]:
 
 
 KINDS = (*layouts_of(CASES["mlp"]), "pmap")
-# By default of the decoders, which compile for seconds, the one that has every kind of axis.
-DEFAULT_DECODER = ("gpt-scanned-remat", "data x sequence x tensor")
+# By default, of the models that compile for seconds: every kind of axis once.
+QUICK = {
+    ("cnn", "zero1"),
+    ("cnn-batchnorm", "fsdp x tensor"),
+    ("cnn-batchnorm", "pmap"),
+    ("gpt-scanned-remat", "data x sequence x tensor"),
+}
 
 
 def cells() -> list[Any]:
@@ -146,8 +151,8 @@ def cells() -> list[Any]:
     found: list[Any] = []
     for name in CASES:
         for kind in KINDS:
-            slow = name.startswith("gpt") or (name != "mlp" and "sequence" in kind)
-            marks = [pytest.mark.slow] if slow and (name, kind) != DEFAULT_DECODER else []
+            quick = name == "mlp" or (name, kind) in QUICK
+            marks = [] if quick else [pytest.mark.slow]
             found.append(pytest.param(name, kind, marks=marks))
     return found
 
