@@ -153,21 +153,7 @@ class _Scaled:
             return jax.tree.map(partial(_times, share), grads, params), aux
 
         if "batch_sharding" not in inspect.signature(self.inner(objective)).parameters:
-
-            def gradient(
-                params: Params,
-                model_state: ModelState,
-                batch: Batch,
-                key: Any,
-                *,
-                divisor: Callable[[Any], Any] | None = None,
-                shards: int = 1,
-                memory: LossScale | None = None,
-            ) -> tuple[Params, Aux]:
-                options: dict[str, Any] = {"divisor": divisor, "shards": shards, "memory": memory}
-                return summed(params, model_state, batch, key, **options)
-
-            return gradient
+            return summed
 
         def crossing(
             params: Params,
