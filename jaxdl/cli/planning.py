@@ -3,7 +3,7 @@
 The compile runs in a process of its own. So this one never loads libtpu, which holds a lock for the
 life of a process, and a crash of the compiler is an error in words.
 
-Reads from: errors, tpu.compiling, cli.plan_answers. Used by: cli.verbs.
+Reads from: errors, cli.arguments, tpu.compiling, cli.plan_answers. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdl.cli.arguments import check_file_first
 from jaxdl.cli.plan_answers import read_answer
-from jaxdl.errors import ConfigError, PlanError
+from jaxdl.errors import PlanError
 from jaxdl.tpu.compiling import QUIET
 
 __all__ = ["HELP", "run"]
@@ -57,12 +58,9 @@ def run(argv: Sequence[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError(
-            "jaxdl plan was given no file" + (f", but {argv[0]!r}" if argv else ""),
-            expected="jaxdl plan FILE --on SLICE",
-            do="put the file first: jaxdl plan examples/digits.py --on v5e-16",
-        )
+    check_file_first(
+        argv, "jaxdl plan FILE --on SLICE", "jaxdl plan examples/digits.py --on v5e-16"
+    )
     with tempfile.TemporaryDirectory(prefix="jaxdl-plan-") as folder:
         answer = Path(folder) / "answer.json"
         code, told = _ask([str(answer), *argv])

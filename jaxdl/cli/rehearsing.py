@@ -1,7 +1,7 @@
 """``jaxdl rehearse FILE``: the whole run as many hosts of this machine, with a fault or without.
 
-Reads from: errors, hosts, recipe, rehearsal, cli.files, cli.tables, cli.training. Used by:
-cli.verbs, and by the hosts of a rehearsal.
+Reads from: errors, hosts, recipe, rehearsal, cli.arguments, cli.files, cli.tables, cli.training.
+Used by: cli.verbs, and by the hosts of a rehearsal.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import jax
 import tyro
 
 from jaxdl import hosts
+from jaxdl.cli.arguments import check_file_first
 from jaxdl.cli.files import load
 from jaxdl.cli.tables import table
 from jaxdl.cli.training import RunOptions, read_config, run_file, with_options
@@ -75,12 +76,9 @@ def run(argv: Sequence[str]) -> int:
     """
     if argv and argv[0] in ("-h", "--help"):
         tyro.cli(RehearseOptions, prog="jaxdl rehearse FILE", description=_ABOUT, args=["--help"])
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError(
-            "jaxdl rehearse was given no file" + (f", but {argv[0]!r}" if argv else ""),
-            expected="jaxdl rehearse FILE [options]",
-            do="put the file first: jaxdl rehearse examples/digits.py --hosts 4",
-        )
+    check_file_first(
+        argv, "jaxdl rehearse FILE [options]", "jaxdl rehearse examples/digits.py --hosts 4"
+    )
     # A rehearsal never takes the accelerator of the machine it runs on.
     jax.config.update("jax_platforms", "cpu")
     example = load(Path(argv[0]))

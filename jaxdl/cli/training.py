@@ -1,7 +1,7 @@
 """``jaxdl train FILE``: the file's settings and the run's options from one command line.
 
-Reads from: errors, units, data, hosts, placement, recipe, cli.files, cli.runs, cli.tables. Used by:
-cli.verbs, cli.rehearsing.
+Reads from: errors, units, data, hosts, placement, recipe, cli.arguments, cli.files, cli.runs,
+cli.tables. Used by: cli.verbs, cli.rehearsing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tyro
 
 from jaxdl import data, hosts, units
 from jaxdl.cli import runs
+from jaxdl.cli.arguments import check_file_first
 from jaxdl.cli.files import Example, load
 from jaxdl.cli.tables import score_table, table
 from jaxdl.errors import CheckpointError, ConfigError, HostError, LayoutError
@@ -98,12 +99,7 @@ def run(argv: Sequence[str]) -> int:
     """
     if argv and argv[0] in ("-h", "--help"):
         tyro.cli(RunOptions, prog="jaxdl train FILE", description=_ABOUT, args=["--help"])
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError(
-            "jaxdl train was given no file" + (f", but {argv[0]!r}" if argv else ""),
-            expected="jaxdl train FILE [options]",
-            do="put the file first: jaxdl train examples/digits.py",
-        )
+    check_file_first(argv, "jaxdl train FILE [options]", "jaxdl train examples/digits.py")
     argv = join(argv)
     with hosts.failing():
         example = load(Path(argv[0]))
