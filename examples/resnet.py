@@ -4,8 +4,7 @@ The default is a ResNet-18 of a quarter of the width on scikit-learn's 8x8 digit
 With ``--images random --depth 50 --image-size 224 --classes 1000`` it is ImageNet's in shape: there
 to be planned and timed, as it learns nothing from random images.
 
-Measured, seed 0: validation accuracy 98.3 % at step 200 of 300, training 100 % at step 250.
-The first 258 steps took 280 s on 2 CPU cores that some 15 other processes shared.
+Measured, seed 0: test accuracy 98.1 %, validation 98.3 %, 300 steps in 45 s on 2 CPU cores.
 """
 
 from __future__ import annotations
