@@ -28,8 +28,8 @@ OWN = """
 import importlib.util, json, sys
 import jax, numpy as np, optax, jaxdl
 from jaxdl.protocols import Objective
-from jaxdl.tpu import rendering
-from jaxdl.tpu.planning import plan
+from jaxdl.tpu.showing import rendering
+from jaxdl.tpu.plans.planning import plan
 
 spec = importlib.util.spec_from_file_location("own_objective", "examples/own_objective.py")
 own = importlib.util.module_from_spec(spec)

@@ -1,9 +1,9 @@
 """The roofline against runs that others published: no bound may be slower than what was measured.
 
 Each row is a MaxText run on a TPU slice with its model's shape, read from the scripts of the commit
-that published it. The bound is `jaxdl.tpu.analytic.transformer` at nominal rates: the peaks that
-the chips' pages print, everything overlapped, nothing derated, and each cost counted as low as it
-can be. So it is a bound, not a forecast: a run that beat it would show an error in a formula, in
+that published it. The bound is `jaxdl.tpu.plans.analytic.transformer` at nominal rates: the peaks
+that the chips' pages print, everything overlapped, nothing derated, and each cost counted as low as
+it can be. So it is a bound, not a forecast: a run that beat it would show an error in a formula, in
 the chips' table or in the row. No constant is fitted to a row.
 
     python -m benchmarks.published_runs
@@ -15,9 +15,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxdl.tpu.analytic import Decoder, transformer
-from jaxdl.tpu.names import parse_topology
-from jaxdl.tpu.roofline import NOMINAL, predict
+from jaxdl.tpu.plans.analytic import Decoder, transformer
+from jaxdl.tpu.plans.roofline import NOMINAL, predict
+from jaxdl.tpu.slices.names import parse_topology
 
 __all__ = ["RUNS", "Run", "bound_seconds", "measured_seconds", "median_ratio"]
 

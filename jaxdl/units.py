@@ -1,6 +1,7 @@
 """Numbers as people read them: bytes, seconds, FLOPs.
 
-Reads from: nothing of jaxdl. Used by: tpu.rendering, tpu.sweep_table, tpu.picture, cli.
+Reads from: nothing of jaxdl. Used by: tpu.showing.rendering, tpu.showing.sweep_table,
+tpu.showing.picture, cli.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from jaxdl.errors import ConfigError
 from jaxdl.models.stack import REMAT_POLICIES
 from jaxdl.protocols import Batch, TrainStep
 from jaxdl.recipe import Recipe, train_step
-from jaxdl.tpu.changes import Change, Options, usual_layouts
-from jaxdl.tpu.names import Topology
+from jaxdl.tpu.changing.changes import Change, Options, usual_layouts
+from jaxdl.tpu.slices.names import Topology
 
 __all__ = ["Builder"]
 

@@ -1,6 +1,7 @@
 """Options of ``jaxdl plan`` beside those of the file's Config, and layouts by name.
 
-Reads from: errors, layouts, tpu.names, cli.files. Used by: cli.plan_builder, cli.plan_worker.
+Reads from: errors, layouts, tpu.slices.names, cli.files. Used by: cli.plan_builder,
+cli.plan_worker.
 """
 
 from __future__ import annotations

@@ -19,14 +19,14 @@ from jaxdl.cli.plan_builder import Builder
 from jaxdl.cli.plan_options import PlanOptions, read_options
 from jaxdl.errors import ConfigError, JaxdlError, LayoutError
 from jaxdl.layouts import data_parallel
-from jaxdl.tpu import picture, rendering
-from jaxdl.tpu.changes import layout_words
-from jaxdl.tpu.compiling import find_compiler
-from jaxdl.tpu.facts import Plan
-from jaxdl.tpu.names import Topology, parse_topology
-from jaxdl.tpu.planning import plan
-from jaxdl.tpu.search import find_change
-from jaxdl.tpu.sweeping import SweepRow, sweep
+from jaxdl.tpu.changing.changes import layout_words
+from jaxdl.tpu.changing.search import find_change
+from jaxdl.tpu.changing.sweeping import SweepRow, sweep
+from jaxdl.tpu.plans.compiling import find_compiler
+from jaxdl.tpu.plans.facts import Plan
+from jaxdl.tpu.plans.planning import plan
+from jaxdl.tpu.showing import picture, rendering
+from jaxdl.tpu.slices.names import Topology, parse_topology
 
 __all__ = ["main"]
 

@@ -3,7 +3,7 @@
 The compile runs in a process of its own. So this one never loads libtpu, which holds a lock for the
 life of a process, and a crash of the compiler is an error in words.
 
-Reads from: errors, cli.arguments, tpu.compiling, cli.plan_answers. Used by: cli.verbs.
+Reads from: errors, cli.arguments, tpu.plans.compiling, cli.plan_answers. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from jaxdl.cli.arguments import check_file_first
 from jaxdl.cli.plan_answers import read_answer
 from jaxdl.errors import PlanError
-from jaxdl.tpu.compiling import QUIET
+from jaxdl.tpu.plans.compiling import QUIET
 
 __all__ = ["HELP", "run"]
 

@@ -1,28 +1,40 @@
-"""What a program needs of a TPU slice, found without one: chips, slices, traffic and FLOPs.
+"""What a program needs of a TPU slice, found without one.
 
-* slices: ``hardware`` (the chips' table), ``names``, ``rings``, ``mesh_axes``
-* programs: ``hlo``, ``hlo_text``, ``groups``, ``loops``, ``costs`` read what the compiler made;
-  ``flops``, ``contractions``, ``attention_flops`` count before it does
-* plans: ``facts`` (what a plan holds), ``planning`` (how one is made), ``steps``, ``compiling``,
-  ``memory``, ``remembering``; ``roofline`` and ``analytic`` for its times; ``rendering``,
-  ``encoding``, ``picture`` for people and files
-* changes: ``changes``, ``reckoning``, ``search``; ``sweeping``, ``sweep_table``
-* budgets: ``budgets``, ``limits``, ``measured``, ``excess``, ``origins``
+One room a question; each reads from those above it only.
+
+* ``slices``: which chips are there, and what does Cloud TPU call them?
+* ``programs``: what does a step compute, and what does it send?
+* ``plans``: does it fit a slice, and how long does a step take?
+* ``changing``: what would make it fit, and what is fastest?
+* ``showing``: how is a plan shown to a person?
+* ``budget``: does it stay within what its owner allows?
 """
 
-from jaxdl.tpu.budgets import BudgetError, assert_budget
-from jaxdl.tpu.changes import Change, Options, usual_layouts
-from jaxdl.tpu.facts import Buffer, Facts, Memory, Plan, Times
-from jaxdl.tpu.flops import Flops, count_flops, count_jaxpr
-from jaxdl.tpu.hardware import CHIPS, DERATES, Chip, Derates, Figure, chip
-from jaxdl.tpu.hlo import Collective, Traffic, read_collectives, summarize
-from jaxdl.tpu.measured import write_measured
-from jaxdl.tpu.mesh_axes import axes_of
-from jaxdl.tpu.names import SHAPES, Topology, parse_topology, slice_names
-from jaxdl.tpu.planning import plan
-from jaxdl.tpu.roofline import predict
-from jaxdl.tpu.search import find_change
-from jaxdl.tpu.sweeping import sweep
+from jaxdl.tpu.budget import BudgetError, assert_budget, write_measured
+from jaxdl.tpu.changing import Change, Options, find_change, sweep, usual_layouts
+from jaxdl.tpu.plans import Buffer, Facts, Memory, Plan, Times, plan, predict
+from jaxdl.tpu.programs import (
+    Collective,
+    Flops,
+    Traffic,
+    axes_of,
+    count_flops,
+    count_jaxpr,
+    read_collectives,
+    summarize,
+)
+from jaxdl.tpu.slices import (
+    CHIPS,
+    DERATES,
+    SHAPES,
+    Chip,
+    Derates,
+    Figure,
+    Topology,
+    chip,
+    parse_topology,
+    slice_names,
+)
 
 __all__ = [
     "CHIPS",

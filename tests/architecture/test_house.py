@@ -149,3 +149,18 @@ def test_everything_compiles():
     for folder in ("jaxdl", "examples", "tests", "benchmarks"):
         assert compileall.compile_dir(str(ROOT / folder), quiet=2, force=False)
     assert sys.version_info >= (3, 11)
+
+
+ROOMS_OF_TPU = ["slices", "programs", "plans", "changing", "showing", "budget"]
+
+
+@pytest.mark.parametrize("room", ROOMS_OF_TPU)
+def test_rooms_of_the_planner_read_from_those_above(room):
+    allowed = ROOMS_OF_TPU[: ROOMS_OF_TPU.index(room) + 1]
+    read = {
+        name.split(".")[2]
+        for path in (PACKAGE / "tpu" / room).glob("*.py")
+        for name in imports(path)
+        if name.startswith("jaxdl.tpu.")
+    }
+    assert read <= set(allowed), f"{room} reads from {read - set(allowed)}"

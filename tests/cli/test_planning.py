@@ -20,7 +20,7 @@ from jaxdl.cli.plan_options import parse_layout, read_options
 from jaxdl.cli.plan_worker import main as worker
 from jaxdl.errors import ConfigError, NonFiniteError, PlanError
 from jaxdl.layouts import layout
-from jaxdl.tpu.changes import Change
+from jaxdl.tpu.changing.changes import Change
 
 GPT = '''
 """A tiny GPT."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from jaxdl.tpu.facts import Buffer, Facts, Memory, Plan
-from jaxdl.tpu.flops import Flops
-from jaxdl.tpu.hlo import Collective
-from jaxdl.tpu.names import parse_topology
-from jaxdl.tpu.roofline import predict
+from jaxdl.tpu.plans.facts import Buffer, Facts, Memory, Plan
+from jaxdl.tpu.plans.roofline import predict
+from jaxdl.tpu.programs.flops import Flops
+from jaxdl.tpu.programs.hlo import Collective
+from jaxdl.tpu.slices.names import parse_topology
 
 GIB = 2**30
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jaxdl.tpu import parse_topology
-from jaxdl.tpu.facts import Buffer, Facts, Memory, Plan, Times
-from jaxdl.tpu.flops import Flops
-from jaxdl.tpu.hlo import Collective
+from jaxdl.tpu.plans.facts import Buffer, Facts, Memory, Plan, Times
+from jaxdl.tpu.programs.flops import Flops
+from jaxdl.tpu.programs.hlo import Collective
 
 GIB = 2**30
 AVAILABLE = 16 * GIB

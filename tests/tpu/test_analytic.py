@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jaxdl.errors import ConfigError
-from jaxdl.tpu.analytic import KEPT, Decoder, transformer
-from jaxdl.tpu.roofline import NOMINAL, predict
+from jaxdl.tpu.plans.analytic import KEPT, Decoder, transformer
+from jaxdl.tpu.plans.roofline import NOMINAL, predict
 
 LLAMA_8B = Decoder(32, 4096, 32, 8, 128, 14336, 128256)
 LLAMA_70B = Decoder(80, 8192, 64, 8, 128, 28672, 128256)

@@ -13,8 +13,8 @@ from steps_to_plan import gpt, like, mlp, rows, tokens
 import jaxdl
 from jaxdl import gradients, losses, models, tpu
 from jaxdl.objectives import language_model
-from jaxdl.tpu.attention_flops import count_attention
-from jaxdl.tpu.hlo import Collective
+from jaxdl.tpu.programs.attention_flops import count_attention
+from jaxdl.tpu.programs.hlo import Collective
 
 
 def group(*devices):

@@ -16,12 +16,12 @@ from real_compiler import needs_libtpu, printed
 import jaxdl
 from jaxdl import layouts, losses, models
 from jaxdl.errors import ConfigError, JaxdlError
-from jaxdl.tpu import budgets, measured
-from jaxdl.tpu.budgets import BudgetError, assert_budget
-from jaxdl.tpu.facts import Buffer
-from jaxdl.tpu.hlo import Collective
-from jaxdl.tpu.limits import TrafficLimit, parse_size, read_limits
-from jaxdl.tpu.measured import measured_of, read_measured, write_measured
+from jaxdl.tpu.budget import budgets, measured
+from jaxdl.tpu.budget.budgets import BudgetError, assert_budget
+from jaxdl.tpu.budget.limits import TrafficLimit, parse_size, read_limits
+from jaxdl.tpu.budget.measured import measured_of, read_measured, write_measured
+from jaxdl.tpu.plans.facts import Buffer
+from jaxdl.tpu.programs.hlo import Collective
 
 BATCH = {"x": jax.ShapeDtypeStruct((4096, 64), np.float32)}
 
@@ -321,8 +321,8 @@ import jax, jax.numpy as jnp, numpy as np, optax
 import jaxdl
 from jaxdl import layouts, losses, models
 from jaxdl.objectives import language_model
-from jaxdl.tpu.budgets import BudgetError, assert_budget
-from jaxdl.tpu.measured import read_measured, write_measured
+from jaxdl.tpu.budget.budgets import BudgetError, assert_budget
+from jaxdl.tpu.budget.measured import read_measured, write_measured
 
 def step(layout):
     model = models.GPT(vocab_size=1024, num_layers=2, num_heads=4, hidden_dim=256, max_length=128,

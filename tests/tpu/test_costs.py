@@ -7,7 +7,7 @@ import re
 import pytest
 
 from jaxdl.errors import ProgramError
-from jaxdl.tpu.costs import read_costs
+from jaxdl.tpu.programs.costs import read_costs
 
 CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
 

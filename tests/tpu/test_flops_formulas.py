@@ -22,7 +22,7 @@ import jaxdl
 from jaxdl import gradients, losses, models, objectives
 from jaxdl.models.gpt import SCANNED_TENSOR_RULES, TENSOR_RULES
 from jaxdl.tpu import count_flops, count_jaxpr
-from jaxdl.tpu.contractions import CONTRACTIONS
+from jaxdl.tpu.programs.contractions import CONTRACTIONS
 
 ROWS = 64
 NEAR = 0.01

@@ -9,8 +9,8 @@ from programs import bound, looped, program, step
 
 from jaxdl.errors import ProgramError
 from jaxdl.tpu import Traffic, read_collectives, summarize
-from jaxdl.tpu.groups import first_group
-from jaxdl.tpu.hlo_text import parse_module, shape_bytes
+from jaxdl.tpu.programs.groups import first_group
+from jaxdl.tpu.programs.hlo_text import parse_module, shape_bytes
 
 P = 4 * 8 * 16
 

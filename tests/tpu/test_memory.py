@@ -12,9 +12,9 @@ import pytest
 
 import jaxdl
 from jaxdl import losses, models
-from jaxdl.tpu.facts import Memory
-from jaxdl.tpu.hardware import chip
-from jaxdl.tpu.memory import buffers_of, bytes_by_use, memory_of, read_refusal
+from jaxdl.tpu.plans.facts import Memory
+from jaxdl.tpu.plans.memory import buffers_of, bytes_by_use, memory_of, read_refusal
+from jaxdl.tpu.slices.hardware import chip
 
 GIB = 2**30
 

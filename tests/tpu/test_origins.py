@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxdl.tpu.facts import Buffer
-from jaxdl.tpu.hlo import Collective
-from jaxdl.tpu.origins import origin_of
+from jaxdl.tpu.budget.origins import origin_of
+from jaxdl.tpu.plans.facts import Buffer
+from jaxdl.tpu.programs.hlo import Collective
 
 
 def buffer(path, *shape, parts=1, use="parameters", dtype="float32"):

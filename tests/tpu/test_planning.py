@@ -19,8 +19,8 @@ import jaxdl
 from jaxdl import tpu
 from jaxdl.errors import ConfigError, LayoutError, PlanError
 from jaxdl.protocols import Aux, Objective
-from jaxdl.tpu import compiling, planning, remembering
-from jaxdl.tpu.steps import placed_on
+from jaxdl.tpu.plans import compiling, planning, remembering
+from jaxdl.tpu.plans.steps import placed_on
 
 # ------------------------------------------------------------------------------------------------
 # What needs no libtpu.

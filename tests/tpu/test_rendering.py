@@ -12,8 +12,8 @@ import pytest
 from any_plans import GIB, collective, planned
 
 from jaxdl.errors import ConfigError, MissingExtraError, PlanError
-from jaxdl.tpu import picture
-from jaxdl.tpu.rendering import Point, as_json, from_json, frontier, table
+from jaxdl.tpu.showing import picture
+from jaxdl.tpu.showing.rendering import Point, as_json, from_json, frontier, table
 from jaxdl.units import bar, count, flops, seconds, size
 
 TRAFFIC = (

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from any_plans import collective, facts, groups
 
-from jaxdl.tpu.names import parse_topology
-from jaxdl.tpu.rings import Torus
-from jaxdl.tpu.roofline import DERATED, NOMINAL, Work, predict, sent
+from jaxdl.tpu.plans.roofline import DERATED, NOMINAL, Work, predict, sent
+from jaxdl.tpu.programs.rings import Torus
+from jaxdl.tpu.slices.names import parse_topology
 
 GIB = 2**30
 

@@ -13,10 +13,10 @@ from jaxdl import layouts
 from jaxdl.errors import BatchError, ConfigError, PlanError
 from jaxdl.placement.guard import leaf_bytes
 from jaxdl.protocols import TrainStep
-from jaxdl.tpu.changes import Change, Options, in_order, layout_words, usual_layouts
-from jaxdl.tpu.reckoning import Reckoning, argument_bytes
-from jaxdl.tpu.search import find_change
-from jaxdl.tpu.sweeping import sweep
+from jaxdl.tpu.changing.changes import Change, Options, in_order, layout_words, usual_layouts
+from jaxdl.tpu.changing.reckoning import Reckoning, argument_bytes
+from jaxdl.tpu.changing.search import find_change
+from jaxdl.tpu.changing.sweeping import sweep
 
 SIXTEEN = usual_layouts(16)
 REMATS = ("dots", "full")
@@ -303,8 +303,8 @@ import jax, jax.numpy as jnp, numpy as np, optax
 import jaxdl
 from jaxdl import gradients, models
 from jaxdl.objectives import language_model
-from jaxdl.tpu.changes import Change, Options, usual_layouts
-from jaxdl.tpu.search import find_change
+from jaxdl.tpu.changing.changes import Change, Options, usual_layouts
+from jaxdl.tpu.changing.search import find_change
 
 def build(change):
     model = models.GPT(vocab_size=256, num_layers=4, num_heads=4, hidden_dim=512, max_length=1024,
