@@ -19,17 +19,27 @@ __all__ = ["expand_mask", "masked_sum"]
 def expand_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
     """Broadcasts a mask from the left: ``[B]`` over ``[B, T]``, never ``[T]`` over ``[B, T]``.
 
+    A mask of more axes than the values, such as one of tokens for the loss of a row, counts a
+    value by the largest entry of its part: a row is left out when all of it is padding.
+
     Args:
-        mask: booleans or weights, shape a prefix of ``shape``.
+        mask: booleans or weights, shape a prefix of ``shape``, or one that ``shape`` is a prefix
+            of.
         shape: the shape of the values that it masks.
 
     Returns:
         float32 of ``shape``.
 
     Raises:
-        BatchError: the mask's shape is no prefix of ``shape``.
+        BatchError: neither shape is a prefix of the other.
+
+    Examples:
+        >>> expand_mask(jnp.array([[1, 1, 0], [0, 0, 0]]), (2,)).tolist()
+        [1.0, 0.0]
     """
     mask = jnp.asarray(mask)
+    if 0 < len(shape) < mask.ndim and mask.shape[: len(shape)] == shape and 0 not in mask.shape:
+        mask = jnp.max(mask, axis=tuple(range(len(shape), mask.ndim)))
     if mask.shape != shape[: mask.ndim]:
         raise BatchError(
             f"mask has shape {list(mask.shape)}, the values it masks have {list(shape)}",
@@ -48,7 +58,7 @@ def masked_sum(values: Any, mask: Any | None = None) -> tuple[jax.Array, Any]:
 
     Args:
         values: shape ``[B, ...]``.
-        mask: booleans or weights, shape a prefix of ``values.shape``; ``None`` counts each once.
+        mask: booleans or weights, as ``expand_mask`` takes them; ``None`` counts each once.
 
     Returns:
         ``(sum, weight)``, float32 scalars. Without a mask the weight is a numpy constant.

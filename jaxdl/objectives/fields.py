@@ -84,14 +84,23 @@ def summed(
 
 
 def call_options(model: Any, batch: Batch, *, train: bool) -> dict[str, Any]:
-    """The keyword arguments ``train`` and ``mask``, those of them that the model's call takes.
+    """The keyword arguments of the model's call: ``train``, ``mask``, and fields by their name.
+
+    ``train`` and ``mask`` are given where the call takes them. A keyword-only parameter that has
+    the name of a batch field (``token_types``) is given that field.
 
     Args:
         model: a Linen or NNX module.
-        batch: where the mask is, if there is one.
+        batch: where the mask and the fields are, if there are any.
         train: what ``train`` is to be.
     """
     parameters = inspect.signature(type(model).__call__).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given = {"train": train, MASK: batch.get(MASK)}
-    return {name: value for name, value in given.items() if name in parameters or open_ended}
+    known = {name: value for name, value in given.items() if name in parameters or open_ended}
+    fields = {
+        name: batch[name]
+        for name, p in parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name in batch and name not in given
+    }
+    return {**known, **fields}

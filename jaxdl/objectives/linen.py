@@ -32,7 +32,8 @@ def supervised(
     """An objective from a Flax Linen module and a per-example loss.
 
     The module is called as ``model(batch[inputs])``, with ``train=`` and ``mask=`` too where its
-    ``__call__`` takes them. Collections other than ``params`` (batch statistics) are its state.
+    ``__call__`` takes them, and with each further batch field that a keyword-only parameter of it
+    is named after. Collections other than ``params`` (batch statistics) are its state.
 
     Args:
         model: the module.

@@ -183,7 +183,8 @@ def test_all_violations_at_once(known):
         assert f"\n    {name}" in text
     assert "at most 100.00 KiB" in text
     assert "temporaries" in text
-    assert "gather (forwards) of params/block_1/mlp_in/kernel f32[64,256]" in text
+    # JAX 0.11 keeps no name on this gather: both parameters of its shape are named then.
+    assert re.search(r"gather \(\w+\) of .*params/block_1/mlp_in/kernel", text)
     assert "at most sending 1000 B" in text
 
 
