@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         data,
         errors,
         evaluation,
+        generation,
         gradients,
         hosts,
         layouts,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         reductions,
         tpu,
         tree_paths,
+        weights,
     )
     from jaxdl.hosts import initialize
     from jaxdl.layouts import (
@@ -48,8 +50,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = [
-    *("data", "errors", "evaluation", "gradients", "hosts", "layouts", "losses", "metrics"),
-    *("models", "objectives", "optimizers", "placement", "reductions", "tpu", "tree_paths"),
+    *("data", "errors", "evaluation", "generation", "gradients", "hosts", "layouts", "losses"),
+    *("metrics", "models", "objectives", "optimizers", "placement", "reductions", "tpu"),
+    *("tree_paths", "weights"),
 ]
 
 _HOMES = {
@@ -85,6 +88,7 @@ __all__ = [
     "from_nnx",
     "from_pmap_state",
     "fsdp",
+    "generation",
     "gradients",
     "hosts",
     "initialize",
@@ -109,6 +113,7 @@ __all__ = [
     "tensor_parallel",
     "tpu",
     "tree_paths",
+    "weights",
     "zero1",
 ]
 

@@ -28,6 +28,7 @@ def image_folder(
     *,
     size: tuple[int, int],
     channels: int = 3,
+    crop: bool = False,
     cache: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Columns | Records:
@@ -39,8 +40,11 @@ def image_folder(
 
     Args:
         path: the folder of class folders.
-        size: (height, width) in pixels; images are resized to it bilinearly, without cropping.
+        size: (height, width) in pixels; images are resized to it bilinearly.
         channels: 3 for RGB, 1 for grey.
+        crop: keep shapes: resize the largest part in the middle that has the shape of ``size``.
+            ``False`` stretches the whole image. For random resized crops decode to a larger size
+            than the crops', and crop in the transform of ``Batches``.
         cache: decode once into columns; ``False`` decodes at every use.
         cache_dir: where to; as ``cached``.
 
@@ -65,12 +69,13 @@ def image_folder(
 
     def row(example: tuple[Path, int]) -> dict[str, Any]:
         file, label = example
-        return {"image": _decoded(file, size, mode), "label": np.int32(label)}
+        return {"image": _decoded(file, size, mode, crop=crop), "label": np.int32(label)}
 
     stats = [(str(f.relative_to(root)), label, *_stamp(f)) for f, label in files]
+    kept = ["crop"] if crop else []
     source = Records(
         files,
-        fingerprint=digest(["image_folder", 1, list(size), channels, names, stats]),
+        fingerprint=digest(["image_folder", 1, list(size), channels, *kept, names, stats]),
         transform=row,
         class_names={"label": names},
     )
@@ -129,12 +134,14 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _decoded(file: Path, size: tuple[int, int], mode: str) -> npt.NDArray[np.uint8]:
-    from PIL import Image
+def _decoded(file: Path, size: tuple[int, int], mode: str, *, crop: bool) -> npt.NDArray[np.uint8]:
+    from PIL import Image, ImageOps
 
+    bilinear = Image.Resampling.BILINEAR
     try:
         with Image.open(file) as image:
-            small = image.convert(mode).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            whole, new = image.convert(mode), (size[1], size[0])
+            small = ImageOps.fit(whole, new, bilinear) if crop else whole.resize(new, bilinear)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             f"the image {file} cannot be read: {error}",

@@ -3,6 +3,7 @@
 from jaxdl.layouts.activations import activation_rules
 from jaxdl.layouts.choices import (
     data_parallel,
+    expert_parallel,
     fsdp,
     layout,
     sequence,
@@ -22,6 +23,7 @@ __all__ = [
     "Row",
     "activation_rules",
     "data_parallel",
+    "expert_parallel",
     "explain",
     "fsdp",
     "layout",

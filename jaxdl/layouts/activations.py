@@ -9,10 +9,10 @@ from jax.sharding import AbstractMesh, Mesh
 
 from jaxdl.layouts.placing import Layout
 
-__all__ = ["SEQUENCE", "TENSOR", "activation_rules"]
+__all__ = ["EXPERT", "SEQUENCE", "TENSOR", "activation_rules"]
 
-SEQUENCE, TENSOR = "sequence", "tensor"
-"""The mesh axes that divide activations along their rows and across their layers."""
+SEQUENCE, TENSOR, EXPERT = "sequence", "tensor", "expert"
+"""The mesh axes that divide activations along their rows, across their layers and by experts."""
 
 
 def activation_rules(
@@ -22,7 +22,9 @@ def activation_rules(
 
     Rows lie over the batch axes and time over ``sequence``, where the mesh has it. Heads and hidden
     features lie over ``tensor`` where a rule of the layout divides parameters over it. What
-    is on the residual path, and the keys and values that each query looks at, are whole.
+    is on the residual path, and the keys and values that each query looks at, are whole. Where
+    a rule divides parameters over ``expert``, experts lie over it, and what was handed to them
+    (``routed``) has its rows over the other batch axes.
 
     Args:
         layout: the layout.
@@ -46,7 +48,7 @@ def activation_rules(
     free = [axis for axis in mesh.shape if axis not in layout.batch_axes]
     time = (SEQUENCE,) if SEQUENCE in free else ()
     across = (TENSOR,) if TENSOR in free and _divides(layout, TENSOR) else ()
-    return (
+    rules = (
         ("batch", layout.batch_axes),
         ("time", time),
         ("keys", ()),
@@ -54,6 +56,10 @@ def activation_rules(
         ("hidden", across),
         ("heads", across),
     )
+    if EXPERT not in mesh.shape or not _divides(layout, EXPERT):
+        return rules
+    others = tuple(axis for axis in layout.batch_axes if axis != EXPERT)
+    return (*rules, ("experts", (EXPERT,)), ("routed", others), ("slots", ()))
 
 
 def _divides(layout: Layout, axis: str) -> bool:

@@ -13,7 +13,16 @@ from jaxdl.errors import LayoutError
 from jaxdl.layouts.activations import SEQUENCE
 from jaxdl.layouts.placing import MIN_SIZE, Layout
 
-__all__ = ["data_parallel", "fsdp", "layout", "sequence", "single", "tensor_parallel", "zero1"]
+__all__ = [
+    "data_parallel",
+    "expert_parallel",
+    "fsdp",
+    "layout",
+    "sequence",
+    "single",
+    "tensor_parallel",
+    "zero1",
+]
 
 
 def data_parallel() -> Layout:
@@ -88,6 +97,29 @@ def tensor_parallel(
         data: size of the outer axis ``data``; -1 takes the devices that are left.
     """
     return layout(mesh={"data": data, "tensor": tensor}, rules=rules, batch_axes=["data"])
+
+
+def expert_parallel(
+    rules: Sequence[tuple[str, PartitionSpec]], *, expert: int, data: int = -1
+) -> Layout:
+    """Experts divided over the axis ``expert``, the batch's rows over ``data`` and ``expert``.
+
+    Each device has its own rows, as in data parallelism, and some of the experts. Tokens travel to
+    their experts and back by an all-to-all over ``expert`` in each layer (Lepikhin et al. 2020,
+    arXiv:2006.16668). What no rule finds lies on every device; to divide that too, see ``layout``.
+
+    Args:
+        rules: ``(regular expression, PartitionSpec)`` pairs for parameter paths, first match
+            holds, such as ``models.mixture.EXPERT_RULES``.
+        expert: size of the axis ``expert``; it must divide the number of experts.
+        data: size of the outer axis ``data``; -1 takes the devices that are left.
+
+    Examples:
+        >>> expert_parallel([("kernel$", PartitionSpec("expert"))], expert=4).batch_axes
+        ('data', 'expert')
+    """
+    mesh = {"data": data, "expert": expert}
+    return layout(mesh=mesh, rules=rules, batch_axes=["data", "expert"])
 
 
 def sequence(size: int, *, data: int = -1) -> Layout:

@@ -10,16 +10,23 @@ from jaxdl.metrics.classification import (
     recall,
     top_k_accuracy,
 )
+from jaxdl.metrics.edits import edit_distance, token_error_rate, word_error_rate
 from jaxdl.metrics.regression import mean_absolute_error, mean_squared_error, r2
 from jaxdl.metrics.sums import add, measure_all, report, total
 from jaxdl.metrics.text import loss, perplexity
+from jaxdl.metrics.translation import bleu, bleu_of, bleu_sums, chrf
 
 __all__ = [
     "accuracy",
     "add",
     "auroc",
+    "bleu",
+    "bleu_of",
+    "bleu_sums",
+    "chrf",
     "classification_report",
     "confusion_matrix",
+    "edit_distance",
     "expected_calibration_error",
     "f1",
     "loss",
@@ -31,6 +38,8 @@ __all__ = [
     "r2",
     "recall",
     "report",
+    "token_error_rate",
     "top_k_accuracy",
     "total",
+    "word_error_rate",
 ]

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["activations_on", "constrain", "parts"]
+__all__ = ["activations_on", "constrain", "on_each_device", "parts", "platform"]
 
 
 class _Where(NamedTuple):
@@ -97,6 +97,52 @@ def parts(size: int, name: str) -> int:
         return 1
     found = math.prod(where.mesh.shape[axis] for axis in dict(where.rules).get(name, ()))
     return 1 if size % found else found
+
+
+def platform() -> str:
+    """What the program that is traced will run on: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+
+    In a placed step that of its mesh, which may be of devices that are only compiled for.
+
+    Examples:
+        >>> platform() in ("cpu", "gpu", "tpu")
+        True
+    """
+    where: _Where | None = _where.value
+    return jax.default_backend() if where is None else where.mesh.devices.flat[0].platform
+
+
+def on_each_device(
+    fn: Callable[..., jax.Array], args: Sequence[Any], names: Sequence[Sequence[str | None]]
+) -> jax.Array:
+    """Calls a function on each device's own part, for what the compiler cannot divide: a kernel.
+
+    Outside of a placed step, on one device and within ``jax.shard_map`` or ``pmap`` it is
+    ``fn(*args)``. A dimension that does not divide over its axes is whole on every device.
+
+    Args:
+        fn: of one array or more; its result is divided as the first.
+        args: what it is called on.
+        names: of each argument's dimensions, as for ``constrain``; ``None`` is whole.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> on_each_device(jnp.sin, [jnp.zeros(2)], [("batch",)]).tolist()
+        [0.0, 0.0]
+    """
+    where: _Where | None = _where.value
+    if where is None or where.mesh.size == 1 or jax.sharding.get_abstract_mesh().manual_axes:
+        return fn(*args)
+    free = PartitionSpec.UNCONSTRAINED
+    specs = [
+        PartitionSpec(*(None if e is free else e for e in _spec(jax.numpy.shape(x), own, where)))
+        for x, own in zip(args, names, strict=True)
+    ]
+    # What a kernel returns does not say over which axes it differs.
+    mapped = jax.shard_map(
+        fn, mesh=where.mesh, in_specs=tuple(specs), out_specs=specs[0], check_vma=False
+    )
+    return mapped(*args)
 
 
 def _spec(shape: Sequence[int], names: Sequence[str | None], where: _Where) -> PartitionSpec:

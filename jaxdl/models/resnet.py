@@ -1,6 +1,7 @@
 """ResNet: residual convolutional networks of 18 to 152 layers.
 
-Reads from: errors, models.activations, models.layers, models.stack. Used by: recipes, by choice.
+Reads from: errors, models.activations, models.images, models.layers, models.stack. Used by:
+recipes, by choice.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdl.errors import BatchError, ConfigError, closest
+from jaxdl.errors import ConfigError
 from jaxdl.models.activations import constrain
-from jaxdl.models.layers import BatchNorm, check_rank
+from jaxdl.models.images import check_choice, check_images
+from jaxdl.models.layers import BatchNorm
 from jaxdl.models.stack import REMAT_POLICIES
 
 __all__ = [
@@ -28,7 +30,7 @@ __all__ = [
     "resnet152",
 ]
 
-_STEMS, _NORMS = ("imagenet", "cifar"), ("batch", "none")
+_STEMS, _NORMS, _VERSIONS = ("imagenet", "cifar"), ("batch", "none"), ("1.5", "1")
 # As He et al. 2015 (arXiv:1502.01852) for the backward pass, which is what torchvision draws.
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -103,6 +105,7 @@ class ResidualBlock(nn.Module):
         features: of the 3x3 convolutions; a bottleneck returns four times as many.
         stride: of the first 3x3 convolution and of the shortcut.
         bottleneck: 1x1, 3x3, 1x1 in place of 3x3, 3x3.
+        early_stride: a bottleneck has its stride in the first 1x1 convolution instead.
         zero_init: whether the block starts as its shortcut alone.
         options: the attributes that all ``ConvNorm`` share.
     """
@@ -110,6 +113,7 @@ class ResidualBlock(nn.Module):
     features: int
     stride: int = 1
     bottleneck: bool = False
+    early_stride: bool = False
     zero_init: bool = False
     options: Mapping[str, Any] | None = None
 
@@ -126,6 +130,8 @@ class ResidualBlock(nn.Module):
         layers = [inner, {"features": self.features, "taps": 3}]
         if self.bottleneck:
             before = {"features": self.features, "taps": 1}
+            if self.early_stride:
+                before["stride"], inner["stride"] = self.stride, 1
             layers = [before, inner, {"features": 4 * self.features, "taps": 1}]
         layers[-1]["zero_init"] = self.zero_init
         y = x
@@ -146,7 +152,7 @@ class ResNet(nn.Module):
     convolution of stride 2 padded by 3 and a 3x3 max-pool of stride 2 padded by 1; that of CIFAR,
     for images of about 32 pixels, a 3x3 convolution and no pool. All padding is symmetric, as in
     PyTorch: ``"SAME"`` would pad a convolution of stride 2 on one side. A bottleneck has its stride
-    in the 3x3 convolution, where version 1 had it in the first 1x1.
+    in the 3x3 convolution; version 1, the paper's and Keras's, has it in the first 1x1.
 
     Kernels start normal with deviation :math:`\sqrt{2 / n}`, :math:`n` being the outputs that an
     input reaches; the head's with 0.01, its bias at 0. BatchNorm has epsilon 1e-5, momentum 0.9 and
@@ -162,6 +168,7 @@ class ResNet(nn.Module):
         num_classes: the number of outputs.
         stem: ``"imagenet"`` or ``"cifar"``.
         width: features of the first stage's 3x3 convolutions.
+        version: ``"1.5"`` or ``"1"``, which differ in bottlenecks only.
         norm: ``"batch"``; with ``"none"``, for objectives in which no example may touch another,
             each convolution has a bias.
         zero_init: whether the last BatchNorm scale of each block starts at 0 (with ``norm="none"``
@@ -189,6 +196,7 @@ class ResNet(nn.Module):
     width: int = 64
     norm: Literal["batch", "none"] = "batch"
     zero_init: bool = False
+    version: Literal["1.5", "1"] = "1.5"
     dtype: Any = None
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -208,7 +216,7 @@ class ResNet(nn.Module):
             ConfigError: an attribute is out of range.
         """
         self._check()
-        x = _checked(x)
+        x = check_images(x, "ResNet")
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         shared: dict[str, Any] = {"norm": self.norm, "train": train, "axis_name": self.axis_name}
         options: dict[str, Any] = {**types, **shared}
@@ -228,6 +236,7 @@ class ResNet(nn.Module):
                     self.width * 2**stage,
                     stride=2 if stage > 0 and index == 0 else 1,
                     bottleneck=self.bottleneck,
+                    early_stride=self.version == "1",
                     zero_init=self.zero_init,
                     options=options,
                     name=f"stage_{stage}_block_{index}",
@@ -242,15 +251,10 @@ class ResNet(nn.Module):
         for name, value, known in (
             ("stem", self.stem, _STEMS),
             ("norm", self.norm, _NORMS),
+            ("version", self.version, _VERSIONS),
             ("remat", self.remat, (None, *REMAT_POLICIES)),
         ):
-            if value not in known:
-                words = [str(each) for each in known]
-                raise ConfigError(
-                    f"ResNet has {name}={value!r}",
-                    expected=f"one of {', '.join(words)}",
-                    do=closest(str(value), words),
-                )
+            check_choice("ResNet", name, value, known)
         sizes = (*self.stage_sizes, self.width, self.num_classes)
         if not self.stage_sizes or min(sizes) < 1:
             raise ConfigError(
@@ -259,25 +263,6 @@ class ResNet(nn.Module):
                 expected="at least one stage, and nothing below 1",
                 do="start from resnet18() and change what you need",
             )
-
-
-def _checked(x: Any) -> jax.Array:
-    check_rank(x, 4, "[B, H, W, C]", "ResNet")
-    x = jnp.asarray(x)
-    _, height, width, channels = x.shape
-    if height in (1, 3) and width == channels > 4:
-        raise BatchError(
-            f"ResNet got an input of shape {list(x.shape)}",
-            expected="[B, H, W, C], channels last",
-            do="move the channels: jnp.moveaxis(images, 1, -1)",
-        )
-    if not jnp.issubdtype(x.dtype, jnp.floating) or 0 in (height, width, channels):
-        raise BatchError(
-            f"ResNet got images of shape {list(x.shape)} and dtype {x.dtype}",
-            expected="floats, of at least one pixel",
-            do="cast and normalise them first (models.to_float scales integers to 0 .. 1)",
-        )
-    return x
 
 
 def _published(stage_sizes: tuple[int, ...], bottleneck: bool, options: dict[str, Any]) -> ResNet:

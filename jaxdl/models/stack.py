@@ -46,7 +46,7 @@ def run_layers(
         block: called as ``block(**options)(x, mask) -> x``.
         options: of every block.
         x: the first block's input.
-        mask: handed to every block.
+        mask: handed to every block; any tree of arrays.
         num_layers: how many.
         scan_layers: ``nn.scan`` over the layers.
         remat: a name of ``REMAT_POLICIES``, or ``None`` to keep everything.
@@ -64,7 +64,7 @@ def run_layers(
         return x
     scanned = nn.scan(
         lambda layer, x: (layer(x, mask), None),
-        variable_axes={"params": 0, "intermediates": 0},
+        variable_axes={"params": 0, "cache": 0, "intermediates": 0},
         # Every stream, jaxdl's LAYER_STREAM included: each layer draws its own.
         split_rngs={True: True},
         length=num_layers,

@@ -5,16 +5,21 @@ Reads from: protocols, objectives.dropout. Used by: objectives.linen, objectives
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxdl.objectives.dropout import LAYER_STREAM, per_example_dropout
 from jaxdl.protocols import EXAMPLE_KEY, Batch, ModelState, Params
 
-__all__ = ["applied", "first_variables"]
+__all__ = ["AUXILIARY", "applied", "auxiliary_of", "first_variables"]
+
+AUXILIARY = "auxiliary_loss"
+"""What a module sows among the intermediates, ``[B]``, to have it added to each row's loss."""
 
 _TRANSIENT = ("intermediates", "perturbations")
 
@@ -45,6 +50,7 @@ def applied(
     *,
     train: bool,
     method: str | None = None,
+    keep: Sequence[str] = (),
 ) -> tuple[Any, ModelState]:
     """Calls the module; in training with dropout by example and a state that may change.
 
@@ -57,6 +63,7 @@ def applied(
         call: keyword arguments of the call.
         train: whether random streams are given and the state may change.
         method: the method's name; ``__call__`` when ``None``.
+        keep: collections that are returned with the state in training.
 
     Returns:
         ``(outputs, model_state)``.
@@ -67,4 +74,24 @@ def applied(
         return model.apply(given, x, method=method, **call), model_state
     rngs = {"dropout": key, LAYER_STREAM: jax.random.key(0)}
     with per_example_dropout(batch.get(EXAMPLE_KEY)):
-        return model.apply(given, x, rngs=rngs, mutable=list(model_state), method=method, **call)
+        mutable = [*model_state, *keep]
+        return model.apply(given, x, rngs=rngs, mutable=mutable, method=method, **call)
+
+
+def auxiliary_of(intermediates: Mapping[str, Any]) -> jax.Array | None:
+    """The sum over all layers of what they sowed as ``AUXILIARY``.
+
+    Args:
+        intermediates: the collection.
+
+    Returns:
+        Shape ``[B]``; ``None`` when nobody did.
+    """
+    found = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(intermediates)
+        if any(getattr(part, "key", None) == AUXILIARY for part in path)
+    ]
+    # Of scanned layers the first axis is the layers'.
+    sums = [jnp.sum(x, axis=tuple(range(x.ndim - 1))) for x in found]
+    return functools.reduce(jnp.add, sums) if sums else None

@@ -10,18 +10,21 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxdl import metrics as measurements
 from jaxdl.errors import BatchError, ObjectiveError
 from jaxdl.losses import chunked_cross_entropy, softmax_cross_entropy
 from jaxdl.models.activations import parts
-from jaxdl.objectives.applying import applied, first_variables
+from jaxdl.objectives.applying import AUXILIARY, applied, auxiliary_of, first_variables
 from jaxdl.objectives.fields import call_options, field
-from jaxdl.protocols import MASK, Aux, Batch, Metric, ModelState, Objective, Params
+from jaxdl.protocols import MASK, Aux, Batch, Mean, Metric, ModelState, Objective, Params
 from jaxdl.reductions import expand_mask, masked_sum
 
 __all__ = ["language_model"]
+
+_SOWN = ("intermediates",)
 
 
 def language_model(
@@ -39,6 +42,10 @@ def language_model(
     for the last ``T``. So give rows one longer than the model's context. The field ``mask``, of
     shape ``[B]`` or ``[B, T + 1]``, is 0 on padding: a target counts by its mask where the token
     before it is real as well, and the model, where its call takes a mask, sees no padding.
+
+    What modules of the model sow among the intermediates as ``auxiliary_loss``, shape ``[B]``, as
+    ``models.MixtureFeedForward`` does, is added to the loss of each token of the row in training,
+    and measured under that name.
 
     Args:
         model: a causal Linen module, ``tokens [B, T] -> logits [B, T, V]``.
@@ -94,7 +101,9 @@ def language_model(
             call,
             train=train,
             method=None if chunk_size is None else "hidden",
+            keep=_SOWN,
         )
+        model_state, added = _parted(model_state)
         if chunk_size is None:
             values = softmax_cross_entropy(outputs, asked["label"], **options)
             shown = outputs
@@ -110,11 +119,23 @@ def language_model(
                 **options,
             )
             outputs, shown = None, values
-        total, weight = masked_sum(values, asked.get(MASK))
         sums = measurements.measure_all(measured, shown, asked)
+        if added is not None:
+            wide = jnp.broadcast_to(added[:, None], values.shape)
+            sums[AUXILIARY] = Mean(*masked_sum(jax.lax.stop_gradient(wide), asked.get(MASK)))
+            values = values + wide
+        total, weight = masked_sum(values, asked.get(MASK))
         return total, Aux(weight, model_state, sums, outputs)
 
     return Objective(init, loss_sum)
+
+
+def _parted(collections: ModelState) -> tuple[ModelState, Any]:
+    """The state without what was sown, and what that adds to each row's loss, if anything."""
+    if not any(name in collections for name in _SOWN):
+        return collections, None
+    state = {name: value for name, value in collections.items() if name not in _SOWN}
+    return state, auxiliary_of(collections[_SOWN[0]])
 
 
 def _shifted(batch: Batch, inputs: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "jaxdl"
 RANKS = [
     ["protocols", "errors", "reductions", "tree_paths", "units"],
     ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data"],
-    ["objectives", "gradients", "hosts"],
+    ["objectives", "gradients", "hosts", "weights", "generation"],
     ["step", "checkpoints"],
     ["placement", "evaluation"],
     ["hooks", "loop"],

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdl import objectives
-from jaxdl.models import GPT, stack_layers
+from jaxdl import objectives, weights
+from jaxdl.models import GPT
 
 pytestmark = pytest.mark.slow
 
@@ -57,51 +57,13 @@ def theirs() -> transformers.GPT2LMHeadModel:
     return model
 
 
-def ours(named) -> dict:
-    """Our parameters (or gradients of them) from the other's, by name.
-
-    The other's dense layers hold ``[in, out]`` like ours, query, key and value side by side.
-    """
-    found = {name: np.asarray(value.detach()) for name, value in named.items()}
-    # One tensor is both embedding and head, and one gradient the sum of both.
-    params = {
-        "token_embedding": {"embedding": found["transformer.wte.weight"]},
-        "position_embedding": {"embedding": found["transformer.wpe.weight"]},
-        "norm": norm(found, "transformer.ln_f"),
-    }
-    for index in range(LAYERS):
-        at = f"transformer.h.{index}"
-        kernels = np.split(found[f"{at}.attn.c_attn.weight"], 3, axis=1)
-        biases = np.split(found[f"{at}.attn.c_attn.bias"], 3)
-        attention = {
-            name: {"kernel": kernel, "bias": bias}
-            for name, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True)
-        }
-        params[f"block_{index}"] = {
-            "attention_norm": norm(found, f"{at}.ln_1"),
-            "attention": {**attention, "out": dense(found, f"{at}.attn.c_proj")},
-            "mlp_norm": norm(found, f"{at}.ln_2"),
-            "mlp_in": dense(found, f"{at}.mlp.c_fc"),
-            "mlp_out": dense(found, f"{at}.mlp.c_proj"),
-        }
-    return params
-
-
-def norm(found, at: str) -> dict:
-    return {"scale": found[f"{at}.weight"], "bias": found[f"{at}.bias"]}
-
-
-def dense(found, at: str) -> dict:
-    return {"kernel": found[f"{at}.weight"], "bias": found[f"{at}.bias"]}
-
-
 def tensors() -> dict:
     return dict(theirs().named_parameters())
 
 
 def model_and_params(*, scan_layers: bool):
-    params = jax.tree.map(jnp.asarray, ours(tensors()))
-    return GPT(**SIZES, scan_layers=scan_layers), stack_layers(params) if scan_layers else params
+    model = GPT(**SIZES, scan_layers=scan_layers)
+    return model, jax.tree.map(jnp.asarray, weights.convert(tensors(), into=model)["params"])
 
 
 def near(got, expected, limit: float = 1e-5) -> None:
@@ -113,7 +75,7 @@ def near(got, expected, limit: float = 1e-5) -> None:
 
 def test_every_tensor_is_moved():
     shapes = jax.eval_shape(lambda key: GPT(**SIZES).init(key, TOKENS), jax.random.key(0))
-    moved = ours(tensors())
+    moved = weights.convert(tensors(), into=GPT(**SIZES))["params"]
     assert jax.tree.map(jnp.shape, moved) == jax.tree.map(lambda x: x.shape, shapes["params"])
     # The head has no tensor of its own on either side.
     assert sum(x.size for x in jax.tree.leaves(moved)) == sum(p.numel() for p in tensors().values())
@@ -160,8 +122,8 @@ def test_loss_and_gradients(scan_layers, mask):
     theirs().zero_grad()
     expected_loss.backward()
     near(loss, expected_loss.detach())
-    expected = ours({name: tensor.grad for name, tensor in tensors().items()})
-    expected = stack_layers(expected) if scan_layers else expected
+    expected = {name: tensor.grad for name, tensor in tensors().items()}
+    expected = weights.convert(expected, into=model)["params"]
     # A bias of all keys moves no weight of attention: its gradient is 0 up to rounding.
     scale = max(np.abs(x).max() for x in jax.tree.leaves(expected))
     for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
