@@ -7,8 +7,8 @@ same for ``val`` and ``test_2016_flickr``. At the end the test is translated, an
 13a) is logged beside that of copying the source. ``--hidden-dim 512 --num-layers 6`` is the
 published base.
 
-Measured, seed 0, number words: after 60 steps BLEU 12.8 on the 500 numbers of the test, 0.0 for
-copies of the source; 71 s on 2 CPU cores that did much other work.
+Measured, seed 0, number words, 400 steps: BLEU 99.5 on the 500 numbers of the test, 97.8 % of them
+without a mistake, against BLEU 0.0 of copies; 108 s on 2 CPU cores that did other work too.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def beam_search(
     max_length: int,
     beams: int = 4,
     length_penalty: float = 0.6,
-    early_stopping: bool = True,
+    early_stopping: bool | None = None,
     pad_token: int = 0,
     rows_of: Callable[[str, Any], int | None] = row_axis,
 ) -> Beams:
@@ -115,8 +115,9 @@ def beam_search(
         beams: ``K``.
         length_penalty: :math:`\alpha`, at least 0; at 0 the log-probability alone decides, larger
             favours longer results.
-        early_stopping: a row is done when it has ``K`` results. Else it goes on while an open
-            hypothesis could still become better than the worst of them.
+        early_stopping: a row is done when it has ``K`` results, however poor. Else it goes on while
+            an open hypothesis could still become better than the worst of them. ``None``: with one
+            beam only, which makes that greedy.
         pad_token: what follows the end token in the result.
         rows_of: ``(path, leaf) -> axis`` of the rows in each leaf of ``state``, ``None`` where
             there are none.
@@ -132,14 +133,12 @@ def beam_search(
         >>> def step(tokens, state):
         ...     logits = jnp.log(jnp.array([[0.1, 0.3, 0.6]]))
         ...     return jnp.repeat(logits, len(tokens), axis=0), state
-        >>> found = beam_search(step, {}, rows=1, start_token=0, end_token=1, max_length=2, beams=2,
-        ...                     early_stopping=False)
+        >>> found = beam_search(step, {}, rows=1, start_token=0, end_token=1, max_length=2, beams=2)
         >>> found.tokens.tolist(), found.ended.tolist()
         ([[[1, 0], [2, 1]]], [[True, True]])
     """
-    rules = _Rules(
-        start_token, end_token, pad_token, max_length, beams, length_penalty, early_stopping
-    )
+    early = beams == 1 if early_stopping is None else early_stopping
+    rules = _Rules(start_token, end_token, pad_token, max_length, beams, length_penalty, early)
     _check(rules, rows)
     axes = _axes(state, rows, rows_of)
     leaves, structure = jax.tree.flatten(state)

@@ -1,7 +1,6 @@
 """Scaled dot-product attention: one function for every model, and the layer around it.
 
-Reads from: errors, models.activations, models.decoding, models.kernels, models.masks,
-models.rotary. Used by: the models beside it.
+Reads from: errors, models.activations. Used by: the models beside it.
 """
 
 from __future__ import annotations
@@ -13,17 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdl.errors import ConfigError
-from jaxdl.models.activations import constrain, parts, platform
-from jaxdl.models.decoding import Reach
-from jaxdl.models.kernels import flash, flash_lacks
-from jaxdl.models.masks import Masks, check_heads, masks_of, segment_mask
-from jaxdl.models.rotary import Rotary
+from jaxdl.errors import BatchError, ConfigError
+from jaxdl.models.activations import constrain
 
 __all__ = ["SelfAttention", "attention", "segment_mask"]
 
-_IMPLEMENTATIONS = ("plain", "xla", "cudnn", "flash")
-_LONG = 1024
+_IMPLEMENTATIONS = ("plain", "xla", "cudnn")
 
 
 def attention(
@@ -33,31 +27,24 @@ def attention(
     *,
     causal: bool,
     mask: Any = None,
-    segments: Any = None,
     implementation: str | None = None,
     dropout: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     r"""Multi-head attention, :math:`softmax(Q K^T / \sqrt{H}) V`, for each head.
 
     The softmax is taken in float32. A query that may see no key at all gets zeros. Source: Vaswani
-    et al. 2017, arXiv:1706.03762, section 3.2.1. With fewer heads of keys than of queries, query
-    head ``n`` looks at key head ``n // (N / K)``: Ainslie et al. 2023, arXiv:2305.13245.
+    et al. 2017, arXiv:1706.03762, section 3.2.1.
 
     Args:
         query: floats, shape ``[B, T, N, H]``, with ``H`` the size of a head.
-        key: shape ``[B, S, K, H]``, with ``K`` a divisor of ``N``.
-        value: shape ``[B, S, K, H]``.
+        key: shape ``[B, S, N, H]``.
+        value: shape ``[B, S, N, H]``.
         causal: query ``t`` sees keys ``0 .. t`` only; needs ``S = T``.
         mask: shape ``[B, S]``, 0 on keys that nobody may see (padding), or ``[B, T, S]``, 0 where
-            query ``t`` may not see key ``s``.
-        segments: integers ``[B, T]``: the number of each token's segment of a packed row, 0 on
-            padding. Tokens see those of their own segment, as by ``mask=segment_mask(segments)``,
-            which the kernels cannot read; needs ``S = T``.
+            query ``t`` may not see key ``s`` (see ``segment_mask``).
         implementation: ``"plain"`` (two einsums), ``"xla"`` or ``"cudnn"`` (those of
-            ``jax.nn.dot_product_attention``), or ``"flash"`` (the TPU's kernel, see
-            ``models.kernels``). ``None`` takes, where it can, cuDNN on a GPU (half precision, ``H``
-            a multiple of 8 up to 128, no mask) and flash on a TPU (1,024 keys or more, lengths
-            multiples of 128, ``H`` of 64, no mask of pairs, time not divided), else XLA's.
+            ``jax.nn.dot_product_attention``). ``None`` takes cuDNN on a GPU where it can (half
+            precision, ``H`` a multiple of 8 up to 128, no mask), else XLA's.
         dropout: applied to the attention weights ``[B, N, T, S]``; needs the plain one.
 
     Returns:
@@ -65,7 +52,7 @@ def attention(
 
     Raises:
         BatchError: the shapes do not go together.
-        ConfigError: no such implementation, or one that cannot do this.
+        ConfigError: no such implementation, or one that cannot drop weights.
 
     Examples:
         >>> x = jnp.arange(4.0).reshape(1, 2, 1, 2)
@@ -73,33 +60,73 @@ def attention(
         [0.0, 1.0]
     """
     query, key, value = jnp.asarray(query), jnp.asarray(key), jnp.asarray(value)
-    check_heads(query, key, value, causal=causal)
-    rows, queries = query.shape[:2]
-    masks = masks_of(mask, segments, rows=rows, queries=queries, keys=key.shape[1])
-    chosen = _chosen(implementation, query, key, masks, drops=dropout is not None)
+    _check_shapes(query, key, value, causal=causal)
+    pairs = _pairs(mask, query.shape[0], query.shape[1], key.shape[1])
+    chosen = _chosen(implementation, query, masked=mask is not None, drops=dropout is not None)
+    seen = _seen(pairs, query.shape[1], causal=causal)
     if chosen == "plain":
-        out = _plain(query, key, value, _seen(masks, queries, causal=causal), dropout)
-    elif chosen == "flash":
-        out = flash(query, key, value, masks, causal=causal)
+        out = _plain(query, key, value, seen, dropout)
     else:
+        kind = "cudnn" if chosen == "cudnn" else "xla"
         out = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=masks.over_heads(),
-            is_causal=causal,
-            implementation="cudnn" if chosen == "cudnn" else "xla",
+            query, key, value, mask=pairs, is_causal=causal, implementation=kind
         )
-    some = masks.sees_something(queries, causal=causal)
-    if some is None:
+    if pairs is None or seen is None:
         return out
     # A softmax over nothing is uniform: it would show a padded query the future.
-    return jnp.where(some[:, :, None, None], out, jnp.zeros_like(out))
+    return jnp.where(jnp.any(seen, axis=-1)[:, 0, :, None, None], out, jnp.zeros_like(out))
 
 
-def _chosen(
-    implementation: str | None, query: jax.Array, key: jax.Array, masks: Masks, *, drops: bool
-) -> str:
+def segment_mask(segments: Any) -> jax.Array:
+    """Which tokens of packed rows may see each other: those of one segment.
+
+    Args:
+        segments: integers, shape ``[B, T]``: the number of each token's segment, 0 on padding.
+
+    Returns:
+        Booleans, shape ``[B, T, T]``.
+
+    Examples:
+        >>> segment_mask(jnp.array([[1, 2, 0]])).astype(int).tolist()
+        [[[1, 0, 0], [0, 1, 0], [0, 0, 0]]]
+    """
+    segments = jnp.asarray(segments)
+    return (segments[:, :, None] == segments[:, None, :]) & (segments != 0)[:, None, :]
+
+
+def _check_shapes(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) -> None:
+    fits = (
+        query.ndim == key.ndim == 4
+        and key.shape == value.shape
+        and (query.shape[0], *query.shape[2:]) == (key.shape[0], *key.shape[2:])
+        and not (causal and query.shape[1] != key.shape[1])
+    )
+    if not fits:
+        raise BatchError(
+            f"attention got query {list(query.shape)}, key {list(key.shape)} and value "
+            f"{list(value.shape)}",
+            expected="[B, T, N, H], [B, S, N, H] and [B, S, N, H], with S = T when causal",
+            do="reshape the projections to heads first",
+        )
+
+
+def _pairs(mask: Any, batch: int, queries: int, keys: int) -> jax.Array | None:
+    """The mask as booleans that broadcast over ``[B, N, T, S]``."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask) != 0
+    if mask.shape == (batch, keys):
+        return mask[:, None, None, :]
+    if mask.shape == (batch, queries, keys):
+        return mask[:, None]
+    raise BatchError(
+        f"the attention mask has shape {list(mask.shape)}",
+        expected=f"{[batch, keys]} (keys) or {[batch, queries, keys]} (pairs)",
+        do="give one entry a key, or one a query and key",
+    )
+
+
+def _chosen(implementation: str | None, query: jax.Array, *, masked: bool, drops: bool) -> str:
     if implementation is not None and implementation not in _IMPLEMENTATIONS:
         raise ConfigError(
             f"attention's implementation is {implementation!r}",
@@ -112,33 +139,15 @@ def _chosen(
             expected="the plain one, where there is attention dropout",
             do="leave implementation None, or set the dropout rate to 0",
         )
-    lacks = flash_lacks(query, key, masks)
-    if implementation == "flash" and lacks:
-        raise ConfigError(
-            f"implementation='flash': {lacks}",
-            expected="what the kernel's blocks divide, masked by keys or segments",
-            do="pad the rows, give segments in place of a mask, or leave implementation None",
-        )
     if implementation or drops:
         return implementation or "plain"
-    return _fastest(query, key, masks, lacks)
-
-
-def _fastest(query: jax.Array, key: jax.Array, masks: Masks, lacks: str | None) -> str:
-    target, size = platform(), query.shape[-1]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
-    if target == "gpu" and half and size % 8 == 0 and size <= 128 and masks == Masks():
-        return "cudnn"
-    # Within a map over devices the kernel would have to say over which axes its result differs.
-    mapped = bool(jax.sharding.get_abstract_mesh().manual_axes)
-    divided = mapped or parts(query.shape[1], "time") > 1
-    if target == "tpu" and not lacks and not divided and key.shape[1] >= _LONG:
-        return "flash"
-    return "xla"
+    size = query.shape[-1]
+    fused = half and size % 8 == 0 and size <= 128 and not masked
+    return "cudnn" if fused and jax.default_backend() == "gpu" else "xla"
 
 
-def _seen(masks: Masks, length: int, *, causal: bool) -> jax.Array | None:
-    pairs = masks.over_heads()
+def _seen(pairs: jax.Array | None, length: int, *, causal: bool) -> jax.Array | None:
     if not causal:
         return pairs
     triangle = jnp.tril(jnp.ones((1, 1, length, length), bool))
@@ -152,9 +161,6 @@ def _plain(
     seen: jax.Array | None,
     dropout: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:
-    groups = query.shape[2] // key.shape[2]
-    if groups > 1:
-        key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
     scores = jnp.einsum("btnh,bsnh->bnts", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if seen is not None:
@@ -169,24 +175,18 @@ def _plain(
 class SelfAttention(nn.Module):
     """Query, key and value of one input, attention, and the projection back.
 
-    The three projections are three kernels, not one: each can be cut over a tensor axis by whole
-    heads.
-
-    Within a decoder that was called with ``decode=True`` (see ``models.decoding``) keys and values
-    are kept in the collection ``"cache"``, as ``cached_key`` and ``cached_value [B, L, K, H]``.
+    The three projections are three kernels ``[D, D]``, not one ``[D, 3 D]``: each can be cut over
+    a tensor axis by whole heads.
 
     Attributes:
         num_heads: ``N``; must divide ``D``.
-        num_kv_heads: ``K``, of keys and values; must divide ``N``, which it is when ``None``.
         causal: each token sees itself and those before it only.
         dropout_rate: of the attention weights.
-        use_bias: whether the four projections have biases.
-        rotary: turns queries and keys by their positions, if given.
         kernel_init: of query, key and value.
         out_init: of the projection back.
         dtype: of the computation; the parameters' and input's when ``None``.
         param_dtype: of the parameters.
-        implementation: see ``attention``; with a cache its own choice.
+        implementation: see ``attention``.
     """
 
     num_heads: int
@@ -197,9 +197,6 @@ class SelfAttention(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     implementation: str | None = None
-    num_kv_heads: int | None = None
-    use_bias: bool = True
-    rotary: Rotary | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: Any = None, *, train: bool = False) -> jax.Array:
@@ -207,77 +204,47 @@ class SelfAttention(nn.Module):
 
         Args:
             x: shape ``[B, T, D]``.
-            mask: see ``attention``; or a ``Reach``, which says all that a decoder knows.
+            mask: see ``attention``.
             train: whether dropout is on.
 
         Raises:
-            ConfigError: the heads do not divide ``D``, or their groups the heads.
+            ConfigError: the heads do not divide ``D``.
         """
-        reach = mask if isinstance(mask, Reach) else Reach(mask)
-        query, key, value = self._projected(x, reach.positions)
-        causal, implementation = self.causal, self.implementation
-        if reach.index is not None:
-            made = self.has_variable("cache", "cached_key")
-            key, value = self._cached("key", key, reach), self._cached("value", value, reach)
-            causal, implementation = not made and causal, None
-        drop = nn.Dropout(self.dropout_rate, deterministic=False)
-        out = attention(
-            query,
-            key,
-            value,
-            causal=causal,
-            mask=reach.mask,
-            segments=reach.segments,
-            implementation=implementation,
-            dropout=drop if train and self.dropout_rate else None,
-        )
-        out = constrain(out, ("batch", "time", "heads", None))
-        out = self._dense(x.shape[-1], "out", self.out_init)(out.reshape(x.shape))
-        return constrain(out, ("batch", "time", "features"))
-
-    def _projected(self, x: jax.Array, positions: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        width, groups = x.shape[-1], self.num_kv_heads or self.num_heads
+        width = x.shape[-1]
         if self.num_heads < 1 or width % self.num_heads:
             raise ConfigError(
                 f"{self.num_heads} heads do not divide {width} features",
                 expected="hidden_dim a multiple of num_heads",
                 do="change one of the two",
             )
-        if groups < 1 or self.num_heads % groups:
-            raise ConfigError(
-                f"{groups} heads of keys and values do not divide {self.num_heads} heads",
-                expected="num_heads a multiple of num_kv_heads",
-                do="change one of the two",
+
+        def projected(name: str) -> jax.Array:
+            dense = nn.Dense(
+                width,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                kernel_init=self.kernel_init,
+                name=name,
             )
-
-        def heads(name: str, count: int) -> jax.Array:
-            size = width // self.num_heads
-            made = self._dense(count * size, name, self.kernel_init)(x)
-            made = made.reshape(*x.shape[:2], count, size)
-            made = constrain(made, ("batch", "time", "heads", None))
-            if self.rotary is not None and name != "value":
-                made = self.rotary.turn(made, positions)
+            heads = dense(x).reshape(*x.shape[:2], self.num_heads, width // self.num_heads)
+            heads = constrain(heads, ("batch", "time", "heads", None))
             # Of a row divided over devices, each query still looks at the whole.
-            return made if name == "query" else constrain(made, ("batch", "keys", "heads", None))
+            return heads if name == "query" else constrain(heads, ("batch", "keys", "heads", None))
 
-        return heads("query", self.num_heads), heads("key", groups), heads("value", groups)
-
-    def _dense(self, width: int, name: str, init: Any) -> nn.Dense:
-        return nn.Dense(
+        drop = nn.Dropout(self.dropout_rate, deterministic=False)
+        out = attention(
+            *(projected(name) for name in ("query", "key", "value")),
+            causal=self.causal,
+            mask=mask,
+            implementation=self.implementation,
+            dropout=drop if train and self.dropout_rate else None,
+        )
+        out = constrain(out, ("batch", "time", "heads", None))
+        out = nn.Dense(
             width,
-            use_bias=self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            kernel_init=init,
-            name=name,
-        )
-
-    def _cached(self, name: str, new: jax.Array, reach: Reach) -> jax.Array:
-        """The cache with the new tokens in it; the new ones alone while it is made."""
-        made = self.has_variable("cache", f"cached_{name}")
-        cache = self.variable("cache", f"cached_{name}", jnp.zeros, new.shape, new.dtype)
-        if not made:
-            return new
-        moved = jax.lax.dynamic_update_slice(cache.value, new, (0, reach.index, 0, 0))
-        cache.value = constrain(moved, ("batch", "keys", "heads", None))
-        return cache.value
+            kernel_init=self.out_init,
+            name="out",
+        )(out.reshape(x.shape))
+        return constrain(out, ("batch", "time", "features"))

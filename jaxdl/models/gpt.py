@@ -1,6 +1,6 @@
 """GPT-2: a causal transformer decoder with learned positions and a tied head.
 
-Reads from: models.activations, models.attention, models.decoding, models.stack. Used by:
+Reads from: errors, models.activations, models.attention, models.stack. Used by:
 models.gpt_mixture, recipes, by choice.
 """
 
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from jaxdl.errors import BatchError
 from jaxdl.models.activations import constrain
 from jaxdl.models.attention import SelfAttention
-from jaxdl.models.decoding import checked_tokens, reach_of, spoiled
+from jaxdl.models.layers import check_rank
 from jaxdl.models.stack import run_layers
 
 __all__ = [
@@ -82,7 +83,7 @@ class Block(nn.Module):
 
         Args:
             x: shape ``[B, T, D]``.
-            mask: see ``SelfAttention``.
+            mask: see ``attention``.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inner, outer = _normal(1.0), _normal(self.residual_scale)
@@ -154,47 +155,25 @@ class GPT(nn.Module):
     remat: str | None = None
     implementation: str | None = None
 
-    def __call__(
-        self,
-        tokens: Any,
-        *,
-        train: bool = False,
-        mask: Any = None,
-        segments: Any = None,
-        positions: Any = None,
-        decode: bool = False,
-    ) -> jax.Array:
+    def __call__(self, tokens: Any, *, train: bool = False, mask: Any = None) -> jax.Array:
         """Maps tokens ``[B, T]`` to logits, float32 ``[B, T, V]``.
 
         Args:
             tokens: integers from 0 to ``V - 1``, shape ``[B, T]``.
             train: whether dropout is on.
             mask: as ``hidden``.
-            segments: as ``hidden``.
-            positions: as ``hidden``.
-            decode: as ``hidden``.
 
         Raises:
             BatchError: as ``hidden``.
-            ConfigError: as ``hidden``.
         """
-        x, embedding = self.hidden(
-            tokens, train=train, mask=mask, segments=segments, positions=positions, decode=decode
-        )
+        x, embedding = self.hidden(tokens, train=train, mask=mask)
         head = embedding.astype(x.dtype)
         logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
         return constrain(logits, ("batch", "time", None))
 
     @nn.compact
     def hidden(
-        self,
-        tokens: Any,
-        *,
-        train: bool = False,
-        mask: Any = None,
-        segments: Any = None,
-        positions: Any = None,
-        decode: bool = False,
+        self, tokens: Any, *, train: bool = False, mask: Any = None
     ) -> tuple[jax.Array, jax.Array]:
         """What the logits are the product of, for losses that never hold them.
 
@@ -202,69 +181,52 @@ class GPT(nn.Module):
             tokens: integers, shape ``[B, T]``.
             train: whether dropout is on.
             mask: shape ``[B, T]``, 0 on padding, which no token then sees; or ``[B, T, T]``, 0
-                where a token may not see another. A mask of rows, ``[B]``, changes nothing. Padding
-                after the text needs none: the future is not seen anyway.
-            segments: integers ``[B, T]``, the segment of each token of a packed row, 0 on padding
-                (``data.pack``): tokens see their own segment only.
-            positions: integers ``[B, T]``, the place of each token; that in the row when ``None``.
-            decode: keep keys and values in the collection ``"cache"``, and look at all tokens of
-                the calls before, see ``generation.empty_cache``. Places are then counted by row,
-                over the tokens that ``mask [B, T]`` does not say are padding.
+                where a token may not see another (``segment_mask``). A mask of rows, ``[B]``,
+                changes nothing. Padding after the text needs none: the future is not seen anyway.
 
         Returns:
-            ``(hidden [B, T, D], embedding [V, D])``; the second in ``param_dtype``. NaN for all
-            that comes after more tokens than the cache has room for.
+            ``(hidden [B, T, D], embedding [V, D])``; the second in ``param_dtype``.
 
         Raises:
-            BatchError: ``tokens`` are no integers ``[B, T]``, or longer than ``max_length``, or
-                what goes with them has other shapes.
-            ConfigError: ``decode`` without a cache.
+            BatchError: ``tokens`` are no integers ``[B, T]``, or longer than ``max_length``.
         """
-        tokens = checked_tokens(tokens, self.max_length, type(self).__name__)
-        given = {"mask": mask, "segments": segments, "positions": positions}
-        reach = reach_of(self, tokens, **given, decode=decode)
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        words = nn.Embed(
-            self.vocab_size,
-            self.hidden_dim,
-            embedding_init=_normal(1.0),
-            name="token_embedding",
-            **types,
-        )
+        tokens = self._checked(tokens)
+
+        def embedding(count: int, scale: float, name: str) -> nn.Embed:
+            return nn.Embed(
+                count,
+                self.hidden_dim,
+                embedding_init=_normal(scale),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=name,
+            )
+
+        words = embedding(self.vocab_size, 1.0, "token_embedding")
+        places = embedding(self.max_length, 0.5, "position_embedding")
         x = words(tokens)
-        x = constrain(x + self._places(tokens.shape[1], reach.positions, x.dtype), _RESIDUAL)
+        # Sliced, as a lookup in a table that is divided over devices is a sum over them. Its
+        # gradient is whole, or the optimizer's state would be divided like the rows and gathered.
+        ahead = places.embedding[None, : tokens.shape[1]].astype(x.dtype)
+        x = constrain(x + constrain(ahead, (None, "keys", "features")), _RESIDUAL)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         block, options = self._layer(train=train)
         x = run_layers(
             block,
             options,
             x,
-            reach,
+            None if mask is None or jnp.ndim(mask) == 1 else mask,
             num_layers=self.num_layers,
             scan_layers=self.scan_layers,
             remat=self.remat,
         )
-        x = nn.LayerNorm(epsilon=1e-5, name="norm", **types)(x)
-        return constrain(spoiled(x, reach), _RESIDUAL), words.embedding
-
-    def _places(self, count: int, positions: Any, dtype: Any) -> jax.Array:
-        """The embeddings of the places, ``[1, T, D]`` or ``[B, T, D]``."""
-        places = nn.Embed(
-            self.max_length,
-            self.hidden_dim,
-            embedding_init=_normal(0.5),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="position_embedding",
+        norm = nn.LayerNorm(
+            epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
         )
-        if positions is not None:
-            return constrain(places(positions).astype(dtype), _RESIDUAL)
-        # Sliced, as a lookup in a table that is divided over devices is a sum over them. Its
-        # gradient is whole, or the optimizer's state would be divided like the rows and gathered.
-        return constrain(places.embedding[None, :count].astype(dtype), (None, "keys", "features"))
+        return constrain(norm(x), _RESIDUAL), words.embedding
 
     def _layer(self, *, train: bool) -> tuple[type[nn.Module], dict[str, Any]]:
-        """The block, called as ``block(**options)(x, reach)``; another one in a subclass."""
+        """The block and its options; another model puts its own here."""
         return Block, {
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim or 4 * self.hidden_dim,
@@ -275,6 +237,17 @@ class GPT(nn.Module):
             "param_dtype": self.param_dtype,
             "implementation": self.implementation,
         }
+
+    def _checked(self, tokens: Any) -> jax.Array:
+        check_rank(tokens, 2, "[B, T]", "GPT")
+        tokens = jnp.asarray(tokens)
+        if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.shape[1] > self.max_length:
+            raise BatchError(
+                f"GPT got tokens of shape {list(tokens.shape)} and dtype {tokens.dtype}",
+                expected=f"integers, at most {self.max_length} in a row",
+                do="cut the rows, raise max_length, or cast the tokens",
+            )
+        return tokens
 
 
 def _normal(scale: float) -> Any:

@@ -217,14 +217,14 @@ class Transformer(nn.Module):
     def extend(self, target: Any) -> jax.Array:
         """Logits ``[B, T, V]`` of the next ``T`` target tokens, those before them in the cache.
 
-        Call it with ``method="extend", mutable=["cache"]`` and the cache among the variables. What
-        is written past the end of the cache is wrong; the number of tokens is the caller's to keep.
+        Call it with ``method="extend", mutable=["cache"]`` and the cache among the variables.
+        Logits of tokens past the end of the cache are NaN.
 
         Args:
             target: integers, shape ``[B, T]``; at first the start token.
 
         Raises:
-            BatchError: as the call.
+            BatchError: as the call, or the cache has other rows or too little room.
             ConfigError: there is no cache.
         """
         x = self._words(target, "target", self.token_embedding)

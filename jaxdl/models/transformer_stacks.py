@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdl.errors import ConfigError
+from jaxdl.errors import BatchError, ConfigError
 from jaxdl.models.activations import constrain
 from jaxdl.models.cross_attention import MultiHeadAttention
 from jaxdl.models.stack import run_layers
@@ -262,13 +262,19 @@ class Decoder(_Stack):
 
         Raises:
             ConfigError: neither a memory nor a cache is there.
+            BatchError: the cache has other rows, or too little room.
         """
         places, index = sinusoids(*x.shape[1:]), None
         if decode:
             places, index, memory_mask = self._cached(x, memory, memory_mask)
         x = self._placed(x, places, train=train)
         seen = _Seen(memory, memory_mask, target_mask, index)
-        return self._run(DecoderBlock, x, seen, train=train, decode=decode)
+        x = self._run(DecoderBlock, x, seen, train=train, decode=decode)
+        if index is not None:
+            # Under jit the number of tokens so far is not known while tracing: no error is raised.
+            fits = index + x.shape[1] <= self.get_variable("cache", "room").shape[1]
+            x = jnp.where(fits, x, jnp.full_like(x, jnp.nan))
+        return x
 
     def _cached(self, x: jax.Array, memory: Any, memory_mask: Any) -> tuple[Any, Any, Any]:
         """The positions of the next tokens, how many came before, and the mask of the memory."""
@@ -285,11 +291,21 @@ class Decoder(_Stack):
         room = self.variable("cache", "room", jnp.zeros, x.shape[:2], bool)
         mask = self.variable("cache", "memory_mask", lambda: _whole(memory, memory_mask))
         before = index.value
+        _check_room(room.value.shape, x.shape[:2])
         table = sinusoids(room.value.shape[1], x.shape[2])
         places = jax.lax.dynamic_slice_in_dim(table, before, x.shape[1])
         if filled:
             index.value = before + x.shape[1]
         return places, before, mask.value
+
+
+def _check_room(room: tuple[int, ...], new: tuple[int, ...]) -> None:
+    if new[0] != room[0] or new[1] > room[1]:
+        raise BatchError(
+            f"tokens of shape {list(new)} for a cache of {room[0]} rows x {room[1]} tokens",
+            expected=f"{room[0]} rows, at most {room[1]} tokens",
+            do="begin with as many rows and tokens as there will be",
+        )
 
 
 def _whole(memory: jax.Array, mask: Any) -> jax.Array:

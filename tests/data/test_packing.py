@@ -58,6 +58,7 @@ def test_long_documents_are_split_when_asked():
     assert pack([[5]], 1)["tokens"].tolist() == [[5]]
 
 
+@pytest.mark.slow
 def test_a_packed_document_has_the_logits_it_has_alone():
     """With equal position embeddings: GPT counts places from the row's beginning."""
     documents = [[3, 4, 5], [6, 7], [8, 9, 1, 2]]

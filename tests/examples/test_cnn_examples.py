@@ -79,6 +79,7 @@ def test_cifar10_without_a_file_shows_digits():
         make_recipe("cifar10", crop=37)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "expected"),
     [

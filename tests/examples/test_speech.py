@@ -37,6 +37,7 @@ def make_recipe(**settings):
     return example.build(example.config(**settings))
 
 
+@pytest.mark.slow
 def test_a_folder_and_its_tar_are_the_same(tmp_path):
     folder = recordings(tmp_path)
     with tarfile.open(tmp_path / "all.tar", "w") as archive:

@@ -117,6 +117,20 @@ def test_going_on_finds_nothing_worse():
     assert np.all(on.scores[:, 0] >= stopped.scores[:, 0] - 1e-6)
 
 
+def test_poor_results_do_not_end_a_search():
+    """A sure step: whatever else is kept is improbable, ended or not."""
+
+    def sure(tokens, state):
+        likely = jnp.where(state["time"] < 4, 2, END)
+        logits = jnp.where(jnp.arange(V) == likely, 9.0, jnp.array([0.0, 1.0, 0.0]))
+        return jnp.broadcast_to(logits, (len(tokens), V)), {**state, "time": state["time"] + 1}
+
+    given = {"rows": 1, "start_token": 0, "end_token": END, "max_length": 6, "beams": 2}
+    run = functools.partial(beam_search, sure, begin([0]), **given)
+    assert run().tokens[0, 0].tolist() == [2, 2, 2, 2, END, 0]
+    assert run(early_stopping=True).lengths[0, 0] < 5
+
+
 def test_the_loop_ends_early():
     """A step that is asked once too often gives what would win."""
 

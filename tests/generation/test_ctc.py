@@ -28,6 +28,7 @@ def enumerated(log_probs, blank):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blank", [0, 2])
 def test_a_wide_beam_finds_every_row_with_its_whole_probability(blank):
     logits = 2 * np.random.default_rng(blank).normal(size=(3, 4, 3)).astype(np.float32)

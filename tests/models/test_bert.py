@@ -153,6 +153,7 @@ def test_published_sizes(make, expected):
     assert count(BERTMaskedLM(model)) == expected + width**2 + 3 * width + 30_522
 
 
+@pytest.mark.slow
 def test_initial_sizes():
     model = BERTPretraining(BERT(500, 1, 2, 64, max_length=64))
     params = jax.jit(model.init)(jax.random.key(0), TOKENS)["params"]
@@ -183,6 +184,7 @@ def value_and_gradient():
     return jax.jit(jax.value_and_grad(total))
 
 
+@pytest.mark.slow
 def test_padding_changes_no_real_output_and_no_gradient():
     other = np.where(MASK, TOKENS, (TOKENS + 1) % V)
     assert np.any(other != TOKENS)

@@ -33,6 +33,7 @@ def variables():
     return jax.tree.unflatten(tree, moved)
 
 
+@pytest.mark.slow
 def test_padding_changes_no_output_and_no_gradient(variables):
     rubbish = np.where(MASK[..., None] == 1, X, np.inf).astype(np.float32)
     state = variables["batch_stats"]

@@ -65,6 +65,7 @@ def original(params, x):
     return x @ params["head"]["kernel"] + params["head"]["bias"]
 
 
+@pytest.mark.slow
 def test_the_original_is_the_papers_equations():
     model = models.LeNet5(variant="original")
     params = jax.jit(model.init)(jax.random.key(0), IMAGES)["params"]

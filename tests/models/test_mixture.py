@@ -53,6 +53,7 @@ def by_loop(params, x, wanted, placed):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("top_k", "factor", "masked", "capacity"),
     [(2, None, False, LENGTH), (1, 0.8, True, 2), (2, 0.8, True, 4)],

@@ -53,6 +53,7 @@ def test_padding_changes_no_output_state_or_gradient(cell):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_the_cells_are_flaxs(cell):
     """The state of ``flax.linen``'s cells, by the same kernels."""
@@ -103,6 +104,7 @@ def test_a_mask_of_rows_changes_nothing():
     np.testing.assert_allclose(masked[::2], y[::2], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size", [None, 9])
 def test_heads(vocab_size):
     x = X if vocab_size is None else TOKENS
@@ -119,6 +121,7 @@ def test_heads(vocab_size):
         np.testing.assert_array_equal(np.asarray(logits)[real], np.asarray(other)[real])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_the_cache_goes_on_where_it_ended(cell):
     model = RNNLanguageModel(RNN(hidden_dim=H, num_layers=2, cell=cell), 9)
@@ -149,6 +152,7 @@ def test_a_language_model_does_not_see_the_future():
     assert (before[:, 4:] != after[:, 4:]).any()
 
 
+@pytest.mark.slow
 def test_chunks_of_logits_give_the_same_loss():
     batch = {"tokens": TOKENS, "mask": MASK}
     model = RNNLanguageModel(RNN(hidden_dim=H), 9)

@@ -98,6 +98,7 @@ def test_ties_decide_what_parameters_there_are():
     assert set(own) == {"token_embedding", "source_embedding", "head"}
 
 
+@pytest.mark.slow
 def test_no_logit_reads_the_future_and_each_reads_the_source():
     other = TARGET.copy()
     other[:, 3:] = (other[:, 3:] + 1) % V
@@ -154,6 +155,10 @@ def test_cached_logits_are_those_of_the_whole(pre_norm):
         found.append(logits)
     close(np.concatenate(found, 1), expected)
     assert int(cache["cache"]["decoder"]["index"]) == 6
+    assert np.all(np.isnan(extend(cache, TARGET[:, :2])[0]))
+    for wrong in (TARGET[:1], np.concatenate([TARGET, TARGET], 1)):
+        with pytest.raises(BatchError, match="for a cache of 2 rows x 6 tokens"):
+            extend(cache, wrong)
 
 
 @pytest.mark.slow
@@ -207,6 +212,7 @@ def test_tensor_rules_divide_what_they_say(scan_layers):
         assert any(re.search(pattern, path) for path in found)
 
 
+@pytest.mark.slow
 def test_dropout_is_on_in_training_only():
     model = make(dropout_rate=0.5)
     given = {"params": params()}

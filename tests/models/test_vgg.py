@@ -95,6 +95,7 @@ def test_half_precision_computes_there():
     assert "bf16[4,9,12,4] = conv_general_dilated" in text
 
 
+@pytest.mark.slow
 def test_dropout_is_after_both_hidden_layers_and_only_in_training():
     x, model = IMAGES, tiny(dropout_rate=0.999)
     variables = model.init(jax.random.key(0), x)

@@ -118,6 +118,7 @@ def close(got, expected, tolerance=2e-5):
     jax.tree.map(compare, got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", POOLS, ids=["token", "mean"])
 def test_logits_are_those_of_the_formulas(options):
     params = randomised(**options)

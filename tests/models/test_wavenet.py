@@ -53,6 +53,7 @@ def by_numpy(model, params, tokens):
     return dense(np.maximum(y, 0), params["head_out"])
 
 
+@pytest.mark.slow
 def test_it_is_the_papers_formula():
     model = tiny(kernel_size=3)
     variables = randomised(model)
@@ -61,6 +62,7 @@ def test_it_is_the_papers_formula():
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("taps", "field"), [(2, 8), (3, 15)])
 def test_an_output_depends_on_its_receptive_field_and_nothing_else(taps, field):
     model = tiny(kernel_size=taps)
@@ -101,6 +103,7 @@ CALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("taps", "scan", "pieces"), [(3, False, (1, 1, 5, 1, 1, 10, 1, 4)), (2, True, (24,))]
 )
@@ -137,6 +140,7 @@ def test_padding_on_either_side_changes_no_real_output():
     np.testing.assert_array_equal(rows, alone)
 
 
+@pytest.mark.slow
 def test_conditioning_is_read():
     model = tiny(**CONDITIONED)
     variables = randomised(model, **CALL)

@@ -45,6 +45,7 @@ def test_the_loss_is_the_sum_over_all_paths():
     assert np.isinf(got).tolist() == [False, False, True, False, False, True]
 
 
+@pytest.mark.slow
 def test_rows_without_an_alignment_have_no_gradient():
     logits, labels, mask, _ = batch_of_rows()
 
@@ -62,6 +63,7 @@ def test_rows_without_an_alignment_have_no_gradient():
         assert set(np.asarray(values)[[2, 5]]) == {0.0 if zero else np.inf}
 
 
+@pytest.mark.slow
 def test_padding_of_labels_may_stand_anywhere():
     logits, labels, mask, _ = batch_of_rows()
     expected = losses.ctc(logits, labels, logit_mask=mask)
@@ -73,6 +75,7 @@ def test_padding_of_labels_may_stand_anywhere():
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_objective_counts_real_rows_and_frames():
     logits, labels, mask, _ = batch_of_rows()
     model = models.RNNTagger(models.RNN(hidden_dim=4, cell="gru"), 3)

@@ -127,6 +127,7 @@ def test_a_share_of_what_is_real_and_not_special(rate, expected):
     assert len(set(zip(rows, places, strict=True))) == sum(expected)
 
 
+@pytest.mark.slow
 def test_the_loss_is_of_the_chosen_tokens_alone():
     objective, params = table()
     total, aux = loss_of(objective, params, BATCH)
@@ -161,6 +162,7 @@ def test_training_draws_anew_and_from_the_examples_own_key():
     assert not np.array_equal(*without)
 
 
+@pytest.mark.slow
 def test_evaluation_asks_the_same_of_a_row_wherever_it_is_read():
     objective, params = table()
 
@@ -197,6 +199,7 @@ def test_evaluation_asks_the_same_of_a_row_wherever_it_is_read():
     assert len({tuple(row) for row in np.asarray(jax.random.key_data(swapped))}) == 4
 
 
+@pytest.mark.slow
 def test_places_that_the_model_computes_alone_give_the_same():
     types = (np.arange(20)[None] > LENGTHS[:, None] // 2).astype(np.int32)
     batch = {**BATCH, "token_types": types}

@@ -63,6 +63,7 @@ def test_ppo_is_equation_9():
     assert read["old_kl"] == pytest.approx((ratio - 1 - np.log(ratio)).mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "policy_gradient"])
 def test_padded_rows_count_nowhere(name):
     objective = getattr(objectives, name)(ActorCritic())
@@ -76,6 +77,7 @@ def test_padded_rows_count_nowhere(name):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_baseline_changes_the_gradient_of_the_policy_by_its_value_alone():
     batch, model = steps(), ActorCritic()
     objective = objectives.policy_gradient(model, value_weight=0.0)

@@ -22,6 +22,7 @@ def evaluated(objective, variables, batch):
     return objective.loss(*variables, batch, jax.random.key(9), train=False)
 
 
+@pytest.mark.slow
 def test_bits_are_counted_over_real_samples():
     model = models.WaveNet(
         vocab_size=5, num_cycles=1, cycle=(1,), residual_dim=2, gate_dim=2, skip_dim=2
@@ -144,6 +145,7 @@ def noisy(key, x):
     return x + jax.random.normal(key, x.shape)
 
 
+@pytest.mark.slow
 def test_views_are_random_by_example_and_pairs_are_found():
     model = models.SimCLR(models.MLP((5,)), hidden_dim=64, projection_dim=16)
     objective = objectives.contrastive(model, noisy, inputs="x")
