@@ -21,6 +21,7 @@ from jaxdl.cli.plan_worker import main as worker
 from jaxdl.errors import ConfigError, NonFiniteError, PlanError
 from jaxdl.layouts import layout
 from jaxdl.tpu.changing.changes import Change
+from jaxdl.tpu.showing import rendering
 
 GPT = '''
 """A tiny GPT."""
@@ -352,7 +353,7 @@ class TestWithLibtpu:
         assert "3 of 3: " in err
         assert "on the frontier" in out
         written = json.loads(Path("plan.json").read_text())
-        plan = tpu.rendering.from_json(written)
+        plan = rendering.from_json(written)
         assert plan.facts.mesh == {"data": 4}
         assert plan.facts.parameters == 26
 
