@@ -27,8 +27,12 @@ settings.load_profile("jaxdl")
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One compile cache for all workers of a run, so that equal programs are compiled once."""
-    folder = tmp_path_factory.getbasetemp().parent / "jax-compile-cache"
+    """One compile cache for all workers of a run, so that equal programs are compiled once.
+
+    Of one run only: the cache's keys leave out the names of operations, which some tests read.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "jax-compile-cache"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

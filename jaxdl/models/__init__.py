@@ -1,7 +1,7 @@
 """Models: pure Flax Linen modules, one file a family."""
 
 from jaxdl.models.activations import constrain
-from jaxdl.models.attention import SelfAttention, attention, segment_mask
+from jaxdl.models.attention import SelfAttention, attention
 from jaxdl.models.autoencoder import (
     VAE,
     Autoencoder,
@@ -21,10 +21,13 @@ from jaxdl.models.gpt_mixture import MixtureGPT
 from jaxdl.models.inception import AuxiliaryLogits, InceptionV3, inception_v3
 from jaxdl.models.layers import BatchNorm, to_float
 from jaxdl.models.lenet import LeNet5
+from jaxdl.models.llama import Llama, llama2_7b, llama3_2_1b, llama3_8b
+from jaxdl.models.masks import Reach, segment_mask
 from jaxdl.models.mixture import MixtureFeedForward
 from jaxdl.models.mlp import MLP
 from jaxdl.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
 from jaxdl.models.rnn import RNN, RNNClassifier, RNNLanguageModel, RNNTagger
+from jaxdl.models.rotary import Rotary, RotaryScaling
 from jaxdl.models.simclr import SimCLR
 from jaxdl.models.stack import REMAT_POLICIES, stack_layers, unstack_layers
 from jaxdl.models.transformer import Transformer, transformer_base, transformer_big
@@ -63,6 +66,7 @@ __all__ = [
     "DeepSpeech",
     "InceptionV3",
     "LeNet5",
+    "Llama",
     "MLPDecoder",
     "MixtureFeedForward",
     "MixtureGPT",
@@ -70,7 +74,10 @@ __all__ = [
     "RNNClassifier",
     "RNNLanguageModel",
     "RNNTagger",
+    "Reach",
     "ResNet",
+    "Rotary",
+    "RotaryScaling",
     "SelfAttention",
     "SimCLR",
     "Transformer",
@@ -87,6 +94,9 @@ __all__ = [
     "gpt2_350m",
     "gpt2_774m",
     "inception_v3",
+    "llama2_7b",
+    "llama3_2_1b",
+    "llama3_8b",
     "resize_positions",
     "resnet18",
     "resnet34",

@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["activations_on", "constrain", "on_each_device", "parts", "platform"]
+__all__ = [
+    "activations_on",
+    "constrain",
+    "kernels_can_run",
+    "on_each_device",
+    "parts",
+    "platform",
+]
 
 
 class _Where(NamedTuple):
@@ -110,6 +117,22 @@ def platform() -> str:
     """
     where: _Where | None = _where.value
     return jax.default_backend() if where is None else where.mesh.devices.flat[0].platform
+
+
+def kernels_can_run() -> bool:
+    """Whether ``on_each_device`` knows where arrays lie, or there is but one place for them.
+
+    True in a placed step and in a process with one device. Elsewhere the compiler may divide the
+    arrays, and cannot divide a kernel with them. False within ``jax.shard_map`` and ``pmap``, whose
+    check of what varies over their axes knows nothing of a kernel's result.
+
+    Examples:
+        >>> kernels_can_run() == (jax.device_count() == 1)
+        True
+    """
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return False
+    return _where.value is not None or jax.device_count() == 1
 
 
 def on_each_device(

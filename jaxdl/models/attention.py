@@ -1,6 +1,6 @@
 """Scaled dot-product attention: one function for every model, and the layer around it.
 
-Reads from: errors, models.activations. Used by: the models beside it.
+Reads from: errors, models.activations, models.kernels, models.masks. Used by: the models beside it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from jaxdl.errors import BatchError, ConfigError
 from jaxdl.models.activations import constrain
+from jaxdl.models.kernels import choose, flash
+from jaxdl.models.masks import Reach, cache_mask, places, reach_of, segment_mask
 
-__all__ = ["SelfAttention", "attention", "segment_mask"]
-
-_IMPLEMENTATIONS = ("plain", "xla", "cudnn")
+__all__ = ["SelfAttention", "attention"]
 
 
 def attention(
@@ -27,24 +27,29 @@ def attention(
     *,
     causal: bool,
     mask: Any = None,
+    segments: Any = None,
     implementation: str | None = None,
     dropout: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     r"""Multi-head attention, :math:`softmax(Q K^T / \sqrt{H}) V`, for each head.
 
-    The softmax is taken in float32. A query that may see no key at all gets zeros. Source: Vaswani
-    et al. 2017, arXiv:1706.03762, section 3.2.1.
+    The softmax is taken in float32. A query that may see no key at all gets zeros. With fewer heads
+    of keys than of queries, each is shared by ``N / K`` heads of queries that follow each other.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; shared keys: Ainslie et al. 2023,
+    arXiv:2305.13245.
 
     Args:
         query: floats, shape ``[B, T, N, H]``, with ``H`` the size of a head.
-        key: shape ``[B, S, N, H]``.
-        value: shape ``[B, S, N, H]``.
+        key: shape ``[B, S, K, H]``; ``K`` divides ``N``.
+        value: shape ``[B, S, K, H]``.
         causal: query ``t`` sees keys ``0 .. t`` only; needs ``S = T``.
         mask: shape ``[B, S]``, 0 on keys that nobody may see (padding), or ``[B, T, S]``, 0 where
-            query ``t`` may not see key ``s`` (see ``segment_mask``).
+            query ``t`` may not see key ``s``.
+        segments: integers ``[B, T]``, 0 on padding: a query sees the keys of its own segment only,
+            as with ``segment_mask``. Needs ``S = T``.
         implementation: ``"plain"`` (two einsums), ``"xla"`` or ``"cudnn"`` (those of
-            ``jax.nn.dot_product_attention``). ``None`` takes cuDNN on a GPU where it can (half
-            precision, ``H`` a multiple of 8 up to 128, no mask), else XLA's.
+            ``jax.nn.dot_product_attention``) or ``"flash"`` (JAX's Pallas kernel for TPU); ``None``
+            has one chosen, see ``models.kernels.choose``.
         dropout: applied to the attention weights ``[B, N, T, S]``; needs the plain one.
 
     Returns:
@@ -52,7 +57,7 @@ def attention(
 
     Raises:
         BatchError: the shapes do not go together.
-        ConfigError: no such implementation, or one that cannot drop weights.
+        ConfigError: no such implementation, or one that cannot do this.
 
     Examples:
         >>> x = jnp.arange(4.0).reshape(1, 2, 1, 2)
@@ -61,11 +66,13 @@ def attention(
     """
     query, key, value = jnp.asarray(query), jnp.asarray(key), jnp.asarray(value)
     _check_shapes(query, key, value, causal=causal)
-    pairs = _pairs(mask, query.shape[0], query.shape[1], key.shape[1])
-    chosen = _chosen(implementation, query, masked=mask is not None, drops=dropout is not None)
+    pairs = _pairs(mask, segments, query.shape[:2], key.shape[1])
+    chosen = choose(implementation, query, key, mask=mask, segments=segments, drops=bool(dropout))
     seen = _seen(pairs, query.shape[1], causal=causal)
     if chosen == "plain":
         out = _plain(query, key, value, seen, dropout)
+    elif chosen == "flash":
+        out = flash(query, key, value, causal=causal, mask=mask, segments=segments)
     else:
         kind = "cudnn" if chosen == "cudnn" else "xla"
         out = jax.nn.dot_product_attention(
@@ -77,74 +84,51 @@ def attention(
     return jnp.where(jnp.any(seen, axis=-1)[:, 0, :, None, None], out, jnp.zeros_like(out))
 
 
-def segment_mask(segments: Any) -> jax.Array:
-    """Which tokens of packed rows may see each other: those of one segment.
-
-    Args:
-        segments: integers, shape ``[B, T]``: the number of each token's segment, 0 on padding.
-
-    Returns:
-        Booleans, shape ``[B, T, T]``.
-
-    Examples:
-        >>> segment_mask(jnp.array([[1, 2, 0]])).astype(int).tolist()
-        [[[1, 0, 0], [0, 1, 0], [0, 0, 0]]]
-    """
-    segments = jnp.asarray(segments)
-    return (segments[:, :, None] == segments[:, None, :]) & (segments != 0)[:, None, :]
-
-
 def _check_shapes(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) -> None:
     fits = (
         query.ndim == key.ndim == 4
         and key.shape == value.shape
-        and (query.shape[0], *query.shape[2:]) == (key.shape[0], *key.shape[2:])
+        and (query.shape[0], query.shape[3]) == (key.shape[0], key.shape[3])
+        and key.shape[2] > 0
+        and query.shape[2] % key.shape[2] == 0
         and not (causal and query.shape[1] != key.shape[1])
     )
     if not fits:
         raise BatchError(
             f"attention got query {list(query.shape)}, key {list(key.shape)} and value "
             f"{list(value.shape)}",
-            expected="[B, T, N, H], [B, S, N, H] and [B, S, N, H], with S = T when causal",
+            expected="[B, T, N, H], [B, S, K, H] and [B, S, K, H], with K a divisor of N, and "
+            "S = T when causal",
             do="reshape the projections to heads first",
         )
 
 
-def _pairs(mask: Any, batch: int, queries: int, keys: int) -> jax.Array | None:
-    """The mask as booleans that broadcast over ``[B, N, T, S]``."""
+def _pairs(mask: Any, segments: Any, queries: tuple[int, ...], keys: int) -> jax.Array | None:
+    """Mask and segments as booleans that broadcast over ``[B, N, T, S]``."""
+    pairs = None
+    if segments is not None:
+        if jnp.shape(segments) != queries or queries[1] != keys:
+            raise BatchError(
+                f"segments have shape {list(jnp.shape(segments))}, queries {list(queries)}, and "
+                f"there are {keys} keys a row",
+                expected="one number a token, of a row that looks at itself",
+                do="give the segments that data.pack made, or a mask of pairs",
+            )
+        pairs = segment_mask(segments)[:, None]
     if mask is None:
-        return None
+        return pairs
     mask = jnp.asarray(mask) != 0
-    if mask.shape == (batch, keys):
-        return mask[:, None, None, :]
-    if mask.shape == (batch, queries, keys):
-        return mask[:, None]
-    raise BatchError(
-        f"the attention mask has shape {list(mask.shape)}",
-        expected=f"{[batch, keys]} (keys) or {[batch, queries, keys]} (pairs)",
-        do="give one entry a key, or one a query and key",
-    )
-
-
-def _chosen(implementation: str | None, query: jax.Array, *, masked: bool, drops: bool) -> str:
-    if implementation is not None and implementation not in _IMPLEMENTATIONS:
-        raise ConfigError(
-            f"attention's implementation is {implementation!r}",
-            expected=f"one of {', '.join(_IMPLEMENTATIONS)}, or None",
-            do="leave it None to have it chosen",
+    if mask.shape == (queries[0], keys):
+        given = mask[:, None, None, :]
+    elif mask.shape == (*queries, keys):
+        given = mask[:, None]
+    else:
+        raise BatchError(
+            f"the attention mask has shape {list(mask.shape)}",
+            expected=f"{[queries[0], keys]} (keys) or {[*queries, keys]} (pairs)",
+            do="give one entry a key, or one a query and key",
         )
-    if drops and implementation not in (None, "plain"):
-        raise ConfigError(
-            f"implementation={implementation!r} cannot drop attention weights",
-            expected="the plain one, where there is attention dropout",
-            do="leave implementation None, or set the dropout rate to 0",
-        )
-    if implementation or drops:
-        return implementation or "plain"
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    size = query.shape[-1]
-    fused = half and size % 8 == 0 and size <= 128 and not masked
-    return "cudnn" if fused and jax.default_backend() == "gpu" else "xla"
+    return given if pairs is None else given & pairs
 
 
 def _seen(pairs: jax.Array | None, length: int, *, causal: bool) -> jax.Array | None:
@@ -161,6 +145,8 @@ def _plain(
     seen: jax.Array | None,
     dropout: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:
+    if query.shape[2] != key.shape[2]:
+        key, value = (jnp.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value))
     scores = jnp.einsum("btnh,bsnh->bnts", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if seen is not None:
@@ -175,8 +161,12 @@ def _plain(
 class SelfAttention(nn.Module):
     """Query, key and value of one input, attention, and the projection back.
 
-    The three projections are three kernels ``[D, D]``, not one ``[D, 3 D]``: each can be cut over
-    a tensor axis by whole heads.
+    The three projections are three kernels, not one ``[D, 3 D]``: each can be cut over a tensor
+    axis by whole heads.
+
+    With a cache keys and values are kept in the collection ``"cache"``, ``[B, L, K, H]``. A first
+    call with no cache makes it, of zeros, one place for each token of ``x``. Later calls read the
+    next few tokens, and see what is in the cache; a call that reads past its end gives NaN.
 
     Attributes:
         num_heads: ``N``; must divide ``D``.
@@ -186,7 +176,11 @@ class SelfAttention(nn.Module):
         out_init: of the projection back.
         dtype: of the computation; the parameters' and input's when ``None``.
         param_dtype: of the parameters.
-        implementation: see ``attention``.
+        implementation: see ``attention``; over a cache a kernel gives way to XLA's.
+        num_kv_heads: ``K``, heads of keys and values; ``N`` when ``None``, else a divisor of it.
+        use_bias: whether the projections have biases.
+        rotary: what turns queries and keys by their positions, such as ``rotary.Rotary``; keys are
+            kept in the cache turned.
     """
 
     num_heads: int
@@ -197,54 +191,132 @@ class SelfAttention(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     implementation: str | None = None
+    num_kv_heads: int | None = None
+    use_bias: bool = True
+    rotary: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: Any = None, *, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: Any = None, *, train: bool = False, decode: bool = False
+    ) -> jax.Array:
         """Maps ``[B, T, D]`` to ``[B, T, D]``.
 
         Args:
             x: shape ``[B, T, D]``.
-            mask: see ``attention``.
+            mask: see ``attention``; or a ``Reach``, with segments, positions and a cache's index.
             train: whether dropout is on.
+            decode: whether there is a cache. There is where the ``Reach`` has an ``index``.
 
         Raises:
-            ConfigError: the heads do not divide ``D``.
+            ConfigError: the heads do not divide ``D`` or each other, or a cache has no index.
+            BatchError: there are more tokens than the cache has room for, or other rows.
         """
-        width = x.shape[-1]
+        self._check(x.shape[-1], mask, decode=decode)
+        reach = reach_of(mask)
+        query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
+        if self.rotary is not None:
+            stands = places(reach, x.shape[0], x.shape[1])
+            query, key = (self.rotary.turn(heads, stands) for heads in (query, key))
+        if reach.index is not None and self.has_variable("cache", "cached_key"):
+            out = self._over_cache(query, key, value, reach)
+        else:
+            if reach.index is not None:
+                self.variable("cache", "cached_key", jnp.zeros_like, key)
+                self.variable("cache", "cached_value", jnp.zeros_like, value)
+            drop = nn.Dropout(self.dropout_rate, deterministic=False)
+            out = attention(
+                query,
+                key,
+                value,
+                causal=self.causal,
+                mask=reach.mask,
+                segments=reach.segments,
+                implementation=self.implementation,
+                dropout=drop if train and self.dropout_rate else None,
+            )
+        out = constrain(out, ("batch", "time", "heads", None)).reshape(x.shape)
+        return constrain(self._dense(out, x.shape[-1], "out"), ("batch", "time", "features"))
+
+    # Not wrapped: the operations keep the layer's name, without a method's.
+    @nn.nowrap
+    def _dense(self, x: jax.Array, width: int, name: str) -> jax.Array:
+        layer = nn.Dense(
+            width,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.out_init if name == "out" else self.kernel_init,
+            name=name,
+        )
+        return layer(x)
+
+    @nn.nowrap
+    def _heads(self, x: jax.Array, name: str) -> jax.Array:
+        size = x.shape[-1] // self.num_heads
+        count = self.num_heads if name == "query" else self.num_kv_heads or self.num_heads
+        heads = self._dense(x, count * size, name).reshape(*x.shape[:2], count, size)
+        heads = constrain(heads, ("batch", "time", "heads", None))
+        # Of a row divided over devices, each query still looks at the whole.
+        return heads if name == "query" else constrain(heads, ("batch", "keys", "heads", None))
+
+    @nn.nowrap
+    def _over_cache(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, reach: Reach
+    ) -> jax.Array:
+        """Attention over all that was read so far, the new keys and values put into the cache."""
+        rows, length = query.shape[:2]
+        kept: list[jax.Array] = []
+        for name, new in (("cached_key", key), ("cached_value", value)):
+            cached = self.variable("cache", name, jnp.zeros_like, new)
+            _check_room(cached.value.shape, new.shape)
+            start = (0, reach.index, 0, 0)
+            whole = jax.lax.dynamic_update_slice(
+                cached.value, new.astype(cached.value.dtype), start
+            )
+            cached.value = constrain(whole, ("batch", "keys", "heads", None))
+            kept.append(cached.value)
+        room = kept[0].shape[1]
+        seen = cache_mask(reach, rows, length, room)
+        # Kernels take no mask of pairs, and a few queries need none.
+        chosen = "plain" if self.implementation == "plain" else "xla"
+        out = attention(query, *kept, causal=False, mask=seen, implementation=chosen)
+        # Past its end the cache was written over: better no number than a wrong one.
+        return jnp.where(reach.index + length <= room, out, jnp.full_like(out, jnp.nan))
+
+    def _check(self, width: int, mask: Any, *, decode: bool) -> None:
         if self.num_heads < 1 or width % self.num_heads:
             raise ConfigError(
                 f"{self.num_heads} heads do not divide {width} features",
                 expected="hidden_dim a multiple of num_heads",
                 do="change one of the two",
             )
-
-        def projected(name: str) -> jax.Array:
-            dense = nn.Dense(
-                width,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                kernel_init=self.kernel_init,
-                name=name,
+        shared = self.num_kv_heads
+        if shared is not None and (shared < 1 or self.num_heads % shared):
+            raise ConfigError(
+                f"{shared} heads of keys do not divide {self.num_heads} heads of queries",
+                expected="num_heads a multiple of num_kv_heads",
+                do="change one of the two, or leave num_kv_heads out",
             )
-            heads = dense(x).reshape(*x.shape[:2], self.num_heads, width // self.num_heads)
-            heads = constrain(heads, ("batch", "time", "heads", None))
-            # Of a row divided over devices, each query still looks at the whole.
-            return heads if name == "query" else constrain(heads, ("batch", "keys", "heads", None))
+        if (decode or reach_of(mask).index is not None) and not self.causal:
+            raise ConfigError(
+                "a cache was asked of attention that looks both ways",
+                expected="causal=True with decode=True",
+                do="set causal, or read the whole text at once",
+            )
+        if decode and reach_of(mask).index is None:
+            raise ConfigError(
+                "decode=True, and nothing says how many tokens are in the cache",
+                expected="a Reach with an index",
+                do="pass masks.Reach(mask, index=...) in place of the mask",
+            )
 
-        drop = nn.Dropout(self.dropout_rate, deterministic=False)
-        out = attention(
-            *(projected(name) for name in ("query", "key", "value")),
-            causal=self.causal,
-            mask=mask,
-            implementation=self.implementation,
-            dropout=drop if train and self.dropout_rate else None,
+
+def _check_room(cached: tuple[int, ...], new: tuple[int, ...]) -> None:
+    if cached[0] != new[0] or cached[1] < new[1] or cached[2:] != new[2:]:
+        raise BatchError(
+            f"the cache has room for {cached[1]} tokens in {cached[0]} rows, and {new[1]} tokens "
+            f"came in {new[0]} rows",
+            expected="as many rows, and no more tokens than there is room for",
+            do="make a longer cache, or cut the prompt: generation.empty_cache(model, params, "
+            "rows, length)",
         )
-        out = constrain(out, ("batch", "time", "heads", None))
-        out = nn.Dense(
-            width,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=self.out_init,
-            name="out",
-        )(out.reshape(x.shape))
-        return constrain(out, ("batch", "time", "features"))

@@ -1,7 +1,8 @@
 """GPT-2: a causal transformer decoder with learned positions and a tied head.
 
-Reads from: errors, models.activations, models.attention, models.stack. Used by:
-models.gpt_mixture, recipes, by choice.
+Reads from: errors, models.activations, models.attention, models.decoding, models.layers,
+models.masks, models.stack. Used by: models.gpt_mixture, models.llama, recipes, by
+choice.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from jax.sharding import PartitionSpec as P
 from jaxdl.errors import BatchError
 from jaxdl.models.activations import constrain
 from jaxdl.models.attention import SelfAttention
+from jaxdl.models.decoding import reach_in
 from jaxdl.models.layers import check_rank
+from jaxdl.models.masks import Reach, places
 from jaxdl.models.stack import run_layers
 
 __all__ = [
@@ -83,7 +86,7 @@ class Block(nn.Module):
 
         Args:
             x: shape ``[B, T, D]``.
-            mask: see ``attention``.
+            mask: see ``attention``; or a ``Reach``.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         inner, outer = _normal(1.0), _normal(self.residual_scale)
@@ -155,25 +158,52 @@ class GPT(nn.Module):
     remat: str | None = None
     implementation: str | None = None
 
-    def __call__(self, tokens: Any, *, train: bool = False, mask: Any = None) -> jax.Array:
+    def __call__(
+        self,
+        tokens: Any,
+        *,
+        train: bool = False,
+        mask: Any = None,
+        segments: Any = None,
+        positions: Any = None,
+        decode: bool = False,
+    ) -> jax.Array:
         """Maps tokens ``[B, T]`` to logits, float32 ``[B, T, V]``.
 
         Args:
             tokens: integers from 0 to ``V - 1``, shape ``[B, T]``.
             train: whether dropout is on.
             mask: as ``hidden``.
+            segments: as ``hidden``.
+            positions: as ``hidden``.
+            decode: as ``hidden``.
 
         Raises:
             BatchError: as ``hidden``.
+            ConfigError: as ``hidden``.
         """
-        x, embedding = self.hidden(tokens, train=train, mask=mask)
+        x, embedding = self.hidden(
+            tokens,
+            train=train,
+            mask=mask,
+            segments=segments,
+            positions=positions,
+            decode=decode,
+        )
         head = embedding.astype(x.dtype)
         logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
         return constrain(logits, ("batch", "time", None))
 
     @nn.compact
     def hidden(
-        self, tokens: Any, *, train: bool = False, mask: Any = None
+        self,
+        tokens: Any,
+        *,
+        train: bool = False,
+        mask: Any = None,
+        segments: Any = None,
+        positions: Any = None,
+        decode: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
         """What the logits are the product of, for losses that never hold them.
 
@@ -181,16 +211,30 @@ class GPT(nn.Module):
             tokens: integers, shape ``[B, T]``.
             train: whether dropout is on.
             mask: shape ``[B, T]``, 0 on padding, which no token then sees; or ``[B, T, T]``, 0
-                where a token may not see another (``segment_mask``). A mask of rows, ``[B]``,
-                changes nothing. Padding after the text needs none: the future is not seen anyway.
+                where a token may not see another. A mask of rows, ``[B]``, changes nothing.
+                Padding after the text needs none: the future is not seen anyway. With a cache of
+                ``L`` tokens, ``[B, L]``.
+            segments: of packed rows (``data.pack``), integers ``[B, T]``, 0 on padding: a token
+                sees those of its own segment only.
+            positions: which position embedding each token gets, integers ``[B, T]``; counted from
+                the row's beginning when ``None``, on from the cache's end with ``decode``. A
+                position of ``max_length`` or more makes its row NaN.
+            decode: keep keys and values in the collection ``"cache"``: ``tokens`` follow those of
+                the calls before. A call that finds no cache makes an empty one, with room for as
+                many tokens (``generation.empty_cache``). A call that reads past its end gives NaN.
 
         Returns:
             ``(hidden [B, T, D], embedding [V, D])``; the second in ``param_dtype``.
 
         Raises:
-            BatchError: ``tokens`` are no integers ``[B, T]``, or longer than ``max_length``.
+            BatchError: ``tokens`` are no integers ``[B, T]``, or longer than ``max_length`` or than
+                the cache; or segments, positions or mask do not fit them.
+            ConfigError: segments together with ``decode``.
         """
         tokens = self._checked(tokens)
+        reach = reach_in(
+            self, tokens, mask=mask, segments=segments, positions=positions, decode=decode
+        )
 
         def embedding(count: int, scale: float, name: str) -> nn.Embed:
             return nn.Embed(
@@ -203,19 +247,16 @@ class GPT(nn.Module):
             )
 
         words = embedding(self.vocab_size, 1.0, "token_embedding")
-        places = embedding(self.max_length, 0.5, "position_embedding")
+        table = embedding(self.max_length, 0.5, "position_embedding").embedding
         x = words(tokens)
-        # Sliced, as a lookup in a table that is divided over devices is a sum over them. Its
-        # gradient is whole, or the optimizer's state would be divided like the rows and gathered.
-        ahead = places.embedding[None, : tokens.shape[1]].astype(x.dtype)
-        x = constrain(x + constrain(ahead, (None, "keys", "features")), _RESIDUAL)
+        x = constrain(x + _ahead(table, reach, tokens, x.dtype), _RESIDUAL)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         block, options = self._layer(train=train)
         x = run_layers(
             block,
             options,
             x,
-            None if mask is None or jnp.ndim(mask) == 1 else mask,
+            reach,
             num_layers=self.num_layers,
             scan_layers=self.scan_layers,
             remat=self.remat,
@@ -239,15 +280,28 @@ class GPT(nn.Module):
         }
 
     def _checked(self, tokens: Any) -> jax.Array:
-        check_rank(tokens, 2, "[B, T]", "GPT")
+        check_rank(tokens, 2, "[B, T]", type(self).__name__)
         tokens = jnp.asarray(tokens)
         if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.shape[1] > self.max_length:
             raise BatchError(
-                f"GPT got tokens of shape {list(tokens.shape)} and dtype {tokens.dtype}",
+                f"{type(self).__name__} got tokens of shape {list(tokens.shape)} and dtype "
+                f"{tokens.dtype}",
                 expected=f"integers, at most {self.max_length} in a row",
                 do="cut the rows, raise max_length, or cast the tokens",
             )
         return tokens
+
+
+def _ahead(table: Any, reach: Any, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """Each token's position embedding, ``[B or 1, T, D]``."""
+    table = jnp.asarray(table)
+    rows, length = tokens.shape
+    if not isinstance(reach, Reach) or (reach.positions is None and reach.index is None):
+        # Sliced, as a lookup in a table that is divided over devices is a sum over them. Its
+        # gradient is whole, or the optimizer's state would be divided like the rows and gathered.
+        return constrain(table[None, :length].astype(dtype), (None, "keys", "features"))
+    whole = constrain(table.astype(dtype), ("keys", "features"))
+    return jnp.take(whole, places(reach, rows, length), axis=0, mode="fill")
 
 
 def _normal(scale: float) -> Any:

@@ -1,6 +1,6 @@
 """GPT with a mixture of experts in place of each feed-forward layer.
 
-Reads from: models.activations, models.attention, models.gpt, models.mixture, models.stack. Used by:
+Reads from: models.activations, models.attention, models.gpt, models.masks, models.mixture. Used by:
 recipes, by choice.
 """
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxdl.models.activations import constrain
 from jaxdl.models.attention import SelfAttention
 from jaxdl.models.gpt import GPT
+from jaxdl.models.masks import real_tokens
 from jaxdl.models.mixture import MixtureFeedForward
 
 __all__ = ["MixtureBlock", "MixtureGPT"]
@@ -61,7 +62,7 @@ class MixtureBlock(nn.Module):
 
         Args:
             x: shape ``[B, T, D]``.
-            mask: see ``attention``.
+            mask: see ``attention``; or a ``Reach``.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         back = nn.initializers.normal(0.02 * self.residual_scale)
@@ -89,7 +90,7 @@ class MixtureBlock(nn.Module):
             **types,
         )
         y = nn.LayerNorm(epsilon=1e-5, name="mlp_norm", **types)(x)
-        return x + drop(constrain(mixture(y, mask), _RESIDUAL))
+        return x + drop(constrain(mixture(y, real_tokens(mask, x.shape[1])), _RESIDUAL))
 
 
 class MixtureGPT(GPT):
@@ -97,6 +98,10 @@ class MixtureGPT(GPT):
 
     The rest is as in ``GPT``; ``mlp_dim`` is the width of one expert. For the layouts over experts
     see ``models.mixture.EXPERT_RULES``.
+
+    An expert's places are counted within the tokens of one call. With ``decode`` these are a few at
+    a time, so that with a ``capacity_factor`` other tokens may be left out than of the whole text
+    at once: generate with ``capacity_factor=None``, which leaves out none.
 
     Attributes:
         num_experts: ``E``.

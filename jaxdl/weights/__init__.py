@@ -9,6 +9,7 @@ from jaxdl.weights.exporting import export
 from jaxdl.weights.gpt import gpt2
 from jaxdl.weights.hub import download
 from jaxdl.weights.inception import inception
+from jaxdl.weights.llama import llama
 from jaxdl.weights.loading import load
 from jaxdl.weights.moves import AS_IS, KERNEL, Move, flattened, part_of, shaped
 from jaxdl.weights.names import Names, Rule, batch_norm, dense, embedding, joined, norm
@@ -33,6 +34,7 @@ __all__ = [
     "gpt2",
     "inception",
     "joined",
+    "llama",
     "load",
     "named",
     "norm",

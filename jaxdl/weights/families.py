@@ -18,12 +18,14 @@ from jaxdl.models import (
     BERTPretraining,
     BERTTagger,
     InceptionV3,
+    Llama,
     ResNet,
     ViT,
 )
 from jaxdl.weights.bert import bert
 from jaxdl.weights.gpt import gpt2
 from jaxdl.weights.inception import inception
+from jaxdl.weights.llama import llama
 from jaxdl.weights.names import Names
 from jaxdl.weights.resnet import resnet, torchvision_resnet
 from jaxdl.weights.vgg import vgg
@@ -39,6 +41,7 @@ TABLES: Mapping[type, Sequence[Callable[[Any], Names]]] = {
     BERTTagger: (bert,),
     ViT: (vit,),
     GPT: (gpt2,),
+    Llama: (llama,),
     ResNet: (resnet, torchvision_resnet),
     VGG: (vgg,),
     InceptionV3: (inception,),

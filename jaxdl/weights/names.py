@@ -5,6 +5,7 @@ Reads from: errors, weights.moves. Used by: weights.fitting, the tables of the f
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,12 +81,7 @@ def their_name(rule: Rule, path: str) -> str | None:
         ...            "block_3/norm/scale")
         'layers.4.norm.weight'
     """
-    pieces = re.split(r"\{(\w+)\}", rule.ours)
-    pattern = "".join(
-        rf"(?P<{piece}>\d+)" if place % 2 else re.escape(piece)
-        for place, piece in enumerate(pieces)
-    )
-    found = re.fullmatch(pattern, path)
+    found = _pattern(rule.ours).fullmatch(path)
     if found is None:
         return None
 
@@ -99,6 +95,18 @@ def their_name(rule: Rule, path: str) -> str | None:
         return str(int(found[hole[1]]) + int(hole[2] or 0))
 
     return _HOLE.sub(filled, rule.theirs)
+
+
+# A table is tried rule by rule on every tensor, and re keeps no more than a few hundred patterns.
+@functools.lru_cache(maxsize=8192)
+def _pattern(ours: str) -> re.Pattern[str]:
+    pieces = re.split(r"\{(\w+)\}", ours)
+    return re.compile(
+        "".join(
+            rf"(?P<{piece}>\d+)" if place % 2 else re.escape(piece)
+            for place, piece in enumerate(pieces)
+        )
+    )
 
 
 def dense(ours: str, theirs: str, *, kernel: Move = KERNEL) -> tuple[Rule, ...]:

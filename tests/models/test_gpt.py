@@ -15,7 +15,6 @@ from jaxdl.errors import BatchError, ConfigError, PathError
 from jaxdl.models import (
     GPT,
     REMAT_POLICIES,
-    attention,
     gpt,
     gpt2_1_5b,
     gpt2_124m,
@@ -223,47 +222,6 @@ def test_remat_policies_keep_what_they_say():
     assert full < some < dots < everything
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("masked", [None, "keys", "pairs"])
-def test_attention_is_one_function(causal, masked):
-    rng = np.random.default_rng(5)
-    q, k, v = (jnp.asarray(rng.normal(size=(2, 6, 3, 8)), jnp.float32) for _ in range(3))
-    masks = {
-        "keys": jnp.array([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]]),
-        "pairs": segment_mask(jnp.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 3, 3]])),
-    }
-    mask = None if masked is None else masks[masked]
-
-    def run(implementation, *qkv):
-        out = attention(*qkv, causal=causal, mask=mask, implementation=implementation)
-        return jnp.sum(jnp.sin(out)), out
-
-    ours, theirs = (
-        jax.jit(jax.value_and_grad(functools.partial(run, name), (0, 1, 2), has_aux=True))(q, k, v)
-        for name in ("plain", "xla")
-    )
-    close(ours, theirs)
-    assert np.all(np.isfinite(ours[0][1]))
-
-    allowed = np.ones((2, 6, 6), bool) if mask is None else np.asarray(mask) != 0
-    allowed = allowed[:, None] * np.ones((6, 1), bool) if allowed.ndim == 2 else allowed
-    allowed = allowed & np.tril(np.ones((6, 6), bool)) if causal else allowed
-    scores = np.einsum("btnh,bsnh->bnts", *(np.asarray(x, np.float64) for x in (q, k)))
-    weights = np.exp(scores / np.sqrt(8)) * allowed[:, None]
-    weights = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)
-    close(ours[0][1], np.einsum("bnts,bsnh->btnh", weights, np.asarray(v, np.float64)))
-
-
-def test_attention_in_half_precision_sums_in_float32():
-    rng = np.random.default_rng(6)
-    q, k, v = (jnp.asarray(rng.normal(size=(1, 64, 2, 8)), jnp.bfloat16) for _ in range(3))
-    exact = attention(*(x.astype(jnp.float32) for x in (q, k, v)), causal=True)
-    for name in ("plain", "xla"):
-        out = attention(q, k, v, causal=True, implementation=name)
-        assert out.dtype == jnp.bfloat16
-        np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.02)
-
-
 def test_padding_before_and_after_changes_no_real_logit():
     params, noise = randomised(), np.full((2, 2), 7)
     expected = apply(params, TOKENS[:, :6])
@@ -351,12 +309,12 @@ def test_wrong_arguments_are_named():
         apply(randomised(), TOKENS, options={"num_layers": 0})
     with pytest.raises(ConfigError, match="3 heads do not divide 16 features"):
         apply(randomised(), TOKENS, options={"num_heads": 3})
-    with pytest.raises(ConfigError, match="implementation is 'flash'"):
-        apply(randomised(), TOKENS, options={"implementation": "flash"})
+    with pytest.raises(ConfigError, match="implementation is 'flush'"):
+        apply(randomised(), TOKENS, options={"implementation": "flush"})
     with pytest.raises(BatchError, match=r"mask has shape \[2, 5\]"):
         apply(randomised(), TOKENS, mask=jnp.ones((2, 5)))
-    x = jnp.zeros((1, 4, 2, 8))
-    with pytest.raises(BatchError, match="S = T when causal"):
-        attention(x, x[:, :2], x[:, :2], causal=True)
-    with pytest.raises(ConfigError, match="cannot drop attention weights"):
-        attention(x, x, x, causal=True, implementation="xla", dropout=lambda w: w)
+    for name in ("segments", "positions"):
+        with pytest.raises(BatchError, match=rf"{name} have shape \[2, 5\]"):
+            apply(randomised(), TOKENS, **{name: np.ones((2, 5), int)})
+        with pytest.raises(BatchError, match="dtype float32"):
+            apply(randomised(), TOKENS, **{name: np.ones((2, 8), np.float32)})
