@@ -89,10 +89,14 @@ class Objective(NamedTuple):
     Attributes:
         init: ``(key, batch) -> (params, model_state)``; reads only shapes and dtypes of ``batch``.
         loss: ``(params, model_state, batch, key, *, train) -> (loss sum, Aux)``.
+        mixes_rows: whether the loss of a row is made of other rows, as in contrastive learning, so
+            that a part of a batch has another loss. Estimators that cut a batch into parts refuse
+            it. (Batch statistics are the model's, and no matter of this.)
     """
 
     init: Callable[..., tuple[Params, ModelState]]
     loss: Callable[..., tuple[Any, Aux]]
+    mixes_rows: bool = False
 
 
 class Mean(NamedTuple):

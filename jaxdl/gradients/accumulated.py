@@ -1,6 +1,7 @@
 """The gradient of a batch that does not fit: summed over microbatches in a ``lax.scan``.
 
-Reads from: protocols, gradients.whole. Used by: step, by the user's choice.
+Reads from: errors, layouts, protocols, gradients.cutting, gradients.whole. Used by: step, by
+the user's choice.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import BatchError, ObjectiveError
+from jaxdl.gradients.cutting import check_parts
 from jaxdl.gradients.whole import mean
 from jaxdl.layouts import nearest_sizes
 from jaxdl.protocols import Aux, Batch, GradientEstimator, ModelState, Objective, Params, PyTree
@@ -36,7 +38,8 @@ def accumulate(microbatches: int) -> GradientEstimator:
         An estimator with the signature of ``mean``.
 
     Raises:
-        ObjectiveError: ``microbatches`` is not a positive integer.
+        ObjectiveError: ``microbatches`` is not a positive integer; or, when the estimator is given
+            it, the objective mixes rows (see ``Objective``) and there are two or more.
         BatchError: while tracing, when the rows do not divide.
     """
     if not isinstance(microbatches, int) or microbatches < 1:
@@ -47,6 +50,7 @@ def accumulate(microbatches: int) -> GradientEstimator:
         )
 
     def estimator(objective: Objective) -> Callable[..., tuple[Params, Aux]]:
+        check_parts(objective, microbatches, f"accumulate({microbatches})")
         inner = mean()(objective)
 
         def gradient(

@@ -3,8 +3,8 @@
 The batch is cut into a fixed number of shards, whatever the devices are. Each shard is
 differentiated by one and the same program, and the results are added in the batch's order.
 
-Reads from: errors, layouts, protocols, gradients.isolated, gradients.whole. Used by: step, by the
-user's choice.
+Reads from: errors, layouts, protocols, gradients.cutting, gradients.isolated, gradients.whole.
+Used by: step, by the user's choice.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.errors import BatchError, LayoutError, ObjectiveError
+from jaxdl.gradients.cutting import check_parts
 from jaxdl.gradients.isolated import alone
 from jaxdl.gradients.whole import mean
 from jaxdl.layouts import nearest_sizes
@@ -67,7 +68,8 @@ def reproducible(*, shards: int) -> GradientEstimator:
         (see ``GradFn``).
 
     Raises:
-        ObjectiveError: ``shards`` is not a positive integer.
+        ObjectiveError: ``shards`` is not a positive integer; or, when the estimator is given it,
+            the objective mixes rows (see ``Objective``) and there are two or more.
         BatchError: while tracing, when the rows do not divide into the shards.
         LayoutError: while tracing, when the shards do not divide over the devices.
     """
@@ -79,6 +81,7 @@ def reproducible(*, shards: int) -> GradientEstimator:
         )
 
     def estimator(objective: Objective) -> Callable[..., tuple[Params, Aux]]:
+        check_parts(objective, shards, f"reproducible(shards={shards})")
         inner = mean()(objective)
 
         def gradient(

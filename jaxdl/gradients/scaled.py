@@ -218,7 +218,7 @@ class _Seeds:
             wide = total.astype(jnp.promote_types(total.dtype, jnp.float32))
             return wide * jnp.asarray(self.factor(), wide.dtype), aux
 
-        return Objective(self._objective.init, loss)
+        return self._objective._replace(loss=loss)
 
     def factor(self) -> Any:
         room = max(self._rows * (self.tokens or 1.0), 1.0)

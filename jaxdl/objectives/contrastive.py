@@ -37,8 +37,8 @@ def contrastive(
     """The objective of SimCLR: ``losses.nt_xent`` of two random views of each example.
 
     Negatives come from the whole batch on all devices. So the loss depends on which rows make up a
-    batch, unlike that of other objectives: with ``gradients.accumulate`` the negatives are those of
-    a microbatch, which is another and easier task, and the figure of an evaluation belongs to its
+    batch, unlike that of other objectives: ``gradients.accumulate`` and ``reproducible``, which
+    would compare the rows of a part only, refuse it, and the figure of an evaluation belongs to its
     batch size. Padded rows are no negatives.
 
     The views of an example follow from its own key, and in evaluation from its content, so that
@@ -124,7 +124,7 @@ def contrastive(
         sums = {"contrastive_accuracy": Mean(*masked_sum(right, mask))}
         return total, Aux(weight, model_state, sums)
 
-    return Objective(init, loss_sum)
+    return Objective(init, loss_sum, mixes_rows=True)
 
 
 def _joined(x: Any) -> Any:

@@ -187,7 +187,8 @@ def with_precision(
         params, model_state = objective.init(key, batch)
         return _cast(params, chosen.params), model_state
 
-    return Objective(init, _Loss(objective, chosen, keep, tuple(exact)))
+    loss = _Loss(objective, chosen, keep, tuple(exact))
+    return objective._replace(init=init, loss=loss)
 
 
 @dataclass(frozen=True)

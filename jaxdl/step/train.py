@@ -192,7 +192,7 @@ def _logged(objective: Objective, frozen: Params) -> Objective:
         sums = {"loss": Mean(total, jnp.asarray(aux.weight, jnp.float32)), **aux.metrics}
         return total, Aux(aux.weight, aux.model_state, sums)
 
-    return Objective(objective.init, loss)
+    return objective._replace(loss=loss)
 
 
 def _mean_loss(sums: Sums) -> Any:
