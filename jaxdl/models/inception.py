@@ -186,8 +186,8 @@ class InceptionV3(nn.Module):
 
     A stem of five convolutions, three blocks at an eighth of the image's side, four at a sixteenth,
     two at a 32nd, each group but the first behind a block that halves, then the mean over the
-    image, dropout and a dense layer. Images have 299 pixels on a side, or any size from 75; under
-    about 140 the auxiliary head pools over what is there and pads its 5x5 convolution.
+    image, dropout and a dense layer. Images have 299 pixels on a side, or any size from 75. Under
+    299 the auxiliary head pads its 5x5 convolution, and under 107 it pools over what is there.
 
     In training the model returns ``AuxiliaryLogits``; ``objectives.with_auxiliary`` adds the second
     loss. Kernels start normal, cut at two deviations of 0.1 (of the auxiliary head's last two

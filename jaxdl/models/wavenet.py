@@ -289,9 +289,14 @@ def _one_hot(tokens: Any, vocab_size: int, dtype: Any) -> jax.Array:
 def wavenet_30(**options: Any) -> WaveNet:
     """30 layers of 512 channels in 3 cycles, 3 taps: 30,054,912 parameters without conditioning.
 
-    The paper of 2016 names the dilations and not the widths. These are of the teacher of Parallel
-    WaveNet, van den Oord et al. 2017, arXiv:1711.10433: gates of 256 by a convolution to 512, 256
-    on the skip path. That has a mixture of logistics on top; here it is the softmax over 256 codes.
+    The paper of 2016 publishes three cycles of dilations from 1 to 512 and, by the 1,024 samples
+    that a cycle reaches, 2 taps; it publishes no width. Those here are of the teacher of Parallel
+    WaveNet, van den Oord et al. 2017, arXiv:1711.10433: three cycles of ten layers, 3 taps, gates
+    of 256 by a convolution to 512, 512 on the residual path, 256 on the skip path and in the
+    convolution after it. That is conditioned on linguistic features and has a mixture of ten
+    logistics on top; here it is the softmax over 256 codes. No count of parameters is published:
+    this one follows from the widths, with a bias in every convolution and as many taps in the first
+    as in the others, which is our reading.
 
     Args:
         **options: attributes of ``WaveNet`` that are to be others.

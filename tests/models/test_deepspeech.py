@@ -81,6 +81,7 @@ def test_the_published_size():
     recurrent = 2 * (one + 3 * first * width) + 6 * 2 * (one + 3 * width * width + 6 * width)
     dense = 2 * width + width * width + width + width * 29 + 29
     assert count == convolutions + recurrent + dense
+    assert f"{count:,} parameters" in deepspeech2.__doc__
     paths = tree_paths.leaf_paths(shapes["params"])
     for pattern, _ in DEEPSPEECH_TENSOR_RULES:
         found = [path for path in paths if re.search(pattern, path)]

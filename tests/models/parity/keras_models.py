@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
 import jax
@@ -48,32 +47,49 @@ def by_path(variables, arrays):
     return dict(zip(paths, arrays, strict=True))
 
 
-def call(model, images, *, train: bool):
-    """``(logits, statistics by path)``."""
-
-    @functools.partial(jax.jit, static_argnames="train")
-    def run(trained, others, x, *, train):
-        return model.stateless_call(trained, others, x, training=train)
-
-    given = values(model.trainable_variables), values(model.non_trainable_variables)
-    with jax.numpy_rank_promotion("allow"):
-        logits, others = run(*given, images, train=train)
-    return logits, by_path(model.non_trainable_variables, others)
-
-
-def gradients(model, images, loss, *, train: bool = True):
-    """Of ``loss(logits)``, by path."""
+def evaluated(model, images, loss):
+    """``(logits, gradients of loss(logits) by path)``, as in evaluation."""
 
     @jax.jit
     def gradient(trained, others, x):
         def scalar(trained):
-            return loss(model.stateless_call(trained, others, x, training=train)[0])
+            logits = model.stateless_call(trained, others, x, training=False)[0]
+            return loss(logits), logits
 
-        return jax.grad(scalar)(trained)
+        return jax.grad(scalar, has_aux=True)(trained)
 
     given = values(model.trainable_variables), values(model.non_trainable_variables)
     with jax.numpy_rank_promotion("allow"):
-        return by_path(model.trainable_variables, gradient(*given, images))
+        found, logits = gradient(*given, images)
+    return logits, by_path(model.trainable_variables, found)
+
+
+def trained(model, images):
+    """``(logits, statistics by path)``, as in training."""
+
+    @jax.jit
+    def run(trained, others, x):
+        return model.stateless_call(trained, others, x, training=True)
+
+    given = values(model.trainable_variables), values(model.non_trainable_variables)
+    with jax.numpy_rank_promotion("allow"):
+        logits, others = run(*given, images)
+    return logits, by_path(model.non_trainable_variables, others)
+
+
+def our_evaluation(model, variables, images, loss):
+    """``evaluated`` of ours: ``(logits, gradients)``."""
+
+    @jax.jit
+    def gradient(params):
+        def scalar(params):
+            logits = model.apply({**variables, "params": params}, images)
+            return loss(logits), logits
+
+        return jax.grad(scalar, has_aux=True)(params)
+
+    found, logits = gradient(variables["params"])
+    return logits, found
 
 
 def difference(got, expected) -> float:
@@ -83,12 +99,10 @@ def difference(got, expected) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-def apart(got, expected) -> float:
-    """The norm of the difference of two trees relative to the norm of the second."""
-    pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True))
-    error = sum(float(np.sum(np.square(np.asarray(a) - np.asarray(b)))) for a, b in pairs)
-    size = sum(float(np.sum(np.square(np.asarray(b)))) for _, b in pairs)
-    return float(np.sqrt(error / size))
+def worst(got, expected) -> float:
+    """The largest ``difference`` of any leaf."""
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+    return max(difference(*pair) for pair in pairs)
 
 
 def cross_entropy(labels):

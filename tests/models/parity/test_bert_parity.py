@@ -192,6 +192,12 @@ def test_losses_are_their_own():
     model = MODELS[name]()
     params = weights.convert(dict(theirs(name).state_dict()), into=model)["params"]
     words, follows = model.apply({"params": params}, TOKENS, **GIVEN)
+    theirs(name).eval()
+    with torch.no_grad():
+        others = run_theirs(name)
+    theirs(name).train()
+    for got, other in zip((words, follows), others, strict=True):
+        near(real(got), real(other), 1e-5)
     masked = losses.softmax_cross_entropy(words, TOKENS)[CHOSEN].mean()
     sentences = losses.softmax_cross_entropy(follows, LABELS[:, 1] % 2).mean()
     near(masked + sentences, expected.detach(), 1e-5)

@@ -1,8 +1,8 @@
-"""ResNet against the PyTorch implementation of ``transformers``: outputs, statistics, gradients.
+"""ResNet against the PyTorch implementation of ``transformers``, and its version 1 against Keras.
 
-Random weights, scales, biases and running statistics are moved across. Keras's ResNet50 measures
-version 1. Its convolutions have biases, which a BatchNorm takes away again: they go into the
-running means here. Its epsilon, 1.001e-5, is ours to 1e-8.
+Random weights, scales, biases and running statistics are moved across. Training is measured in
+float64, see torch_models.py. The convolutions of Keras's ResNet50 have biases, which a BatchNorm
+takes away again: they go into the running means here. Its epsilon, 1.001e-5, is ours to 1e-8.
 """
 
 from __future__ import annotations
@@ -13,168 +13,79 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from keras_models import apart, by_path, call, gradients, keras, randomised, values
+from keras_models import (
+    by_path,
+    cross_entropy,
+    difference,
+    evaluated,
+    keras,
+    our_evaluation,
+    randomised,
+    trained,
+    values,
+    worst,
+)
+from torch_models import pixels, step_differences, torch, variables_of
+from torch_models import randomised as torch_randomised
 
-from jaxdl import models, weights
+from jaxdl import models
 from jaxdl.tree_paths import leaf_paths
 
 pytestmark = pytest.mark.slow
 
-torch = pytest.importorskip("torch", reason="`make slow` installs PyTorch")
 transformers = pytest.importorskip("transformers", reason="`make slow` installs transformers")
 
 CLASSES, ROWS, SIDE = 11, 4, 64
+LABELS = np.array([0, 3, 10, 3])
+BASIC = {"layer_type": "basic", "depths": [2, 2, 2, 2], "scale": 1}
+BOTTLENECK = {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "scale": 4}
 KINDS = {
-    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "scale": 1},
-    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "scale": 4},
+    "resnet18": (models.resnet18, BASIC),
+    "resnet50": (models.resnet50, BOTTLENECK),
+    "resnet50-1": (
+        functools.partial(models.resnet50, version="1"),
+        {**BOTTLENECK, "downsample_in_bottleneck": True},
+    ),
 }
 
 
-@functools.cache
-def images():
-    return np.random.default_rng(0).normal(size=(ROWS, SIDE, SIDE, 3)).astype(np.float32)
-
-
-@functools.cache
-def labels():
-    return np.random.default_rng(1).integers(0, CLASSES, ROWS)
+def images(dtype=np.float32):
+    return np.random.default_rng(0).normal(size=(ROWS, SIDE, SIDE, 3)).astype(dtype)
 
 
 def torch_model(name: str):
     """The other implementation, every tensor of it random."""
-    kind = dict(KINDS[name])
+    kind = dict(KINDS[name][1])
     scale = kind.pop("scale")
     widths = [scale * width for width in (64, 128, 256, 512)]
     torch.manual_seed(0)
-    model = transformers.ResNetForImageClassification(
-        transformers.ResNetConfig(hidden_sizes=widths, num_labels=CLASSES, **kind)
-    )
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 2.0)
-    return model.float()
-
-
-def moved(tensors, model, collection: str):
-    """The other's tensors as a tree of ours."""
-    return weights.convert(tensors, into=model, collections=(collection,))[collection]
-
-
-def moved_variables(model, other):
-    shapes = jax.eval_shape(lambda key: model.init(key, images()), jax.random.key(0))
-    state = other.state_dict()
-    counted = [name for name in state if not name.endswith("num_batches_tracked")]
-    assert len(jax.tree.leaves(shapes)) == len(counted)
-    return jax.tree.map(jnp.asarray, weights.convert(state, into=model))
-
-
-def gradients_of(other):
-    return {name: tensor.grad for name, tensor in other.named_parameters()}
-
-
-def difference(got, expected) -> float:
-    """The largest difference relative to the largest value."""
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    assert got.shape == expected.shape
-    return float(np.abs(got - expected).max() / np.abs(expected).max())
-
-
-def theirs(other, *, train: bool):
-    other.train(train)
-    pixels = torch.from_numpy(np.moveaxis(images(), -1, 1).copy()).to(other.dtype)
-    return other(pixel_values=pixels, labels=torch.from_numpy(labels()))
-
-
-def cross_entropy(logits):
-    rows = jnp.arange(len(labels()))
-    return -jax.nn.log_softmax(logits)[rows, labels()].mean()
+    config = transformers.ResNetConfig(hidden_sizes=widths, num_labels=CLASSES, **kind)
+    return torch_randomised(transformers.ResNetForImageClassification(config)).float()
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_evaluation(name):
-    other, model = torch_model(name), getattr(models, name)(num_classes=CLASSES)
-    variables = moved_variables(model, other)
+    other, model = torch_model(name).eval(), KINDS[name][0](num_classes=CLASSES)
+    variables = variables_of(other, model)
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == other.num_parameters()
     with torch.no_grad():
-        expected = theirs(other, train=False).logits
+        expected = other(pixel_values=pixels(images())).logits
     assert difference(jax.jit(model.apply)(variables, images()), expected) < 1e-5
 
 
-def gradient(model, variables):
-    @jax.jit
-    def loss(params):
-        given = {**variables, "params": params}
-        x = images().astype(model.param_dtype)
-        logits, new = model.apply(given, x, train=True, mutable=["batch_stats"])
-        return cross_entropy(logits), (logits, new["batch_stats"])
-
-    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
-
-
 @pytest.mark.parametrize("name", KINDS)
-def test_training(name):
-    other, model = torch_model(name), getattr(models, name)(num_classes=CLASSES)
-    variables = moved_variables(model, other)
-    (loss, (logits, stats)), grads = gradient(model, variables)
-    answer = theirs(other, train=True)
-    answer.loss.backward()
-    assert difference(logits, answer.logits.detach()) < 1e-4
-    assert difference(loss, answer.loss.detach()) < 1e-5
-    # A ReLU whose input is 0 up to rounding has another derivative, so that in float32 gradients
-    # of 50 layers agree only as a whole, to some 2e-3; see below for each, in float64.
-    pairs = jax.tree.map(
-        lambda a, b: (np.sum((a - b) ** 2), np.sum(b**2)),
-        jax.tree.map(np.asarray, grads),
-        moved(gradients_of(other), model, "params"),
-    )
-    apart, size = np.sum(jax.tree.leaves(pairs, is_leaf=lambda x: isinstance(x, tuple)), axis=0)
-    assert np.sqrt(apart / size) < 1e-2
+def test_a_training_step(name):
+    other = torch_model(name).double()
+    model = KINDS[name][0](num_classes=CLASSES, param_dtype=jnp.float64)
+    x = images(np.float64)
 
-    # PyTorch stores the unbiased variance, we the biased one: of n values that are n / (n - 1)
-    # apart. What both keep of the old one, 0.9, is the same.
-    expected = moved(other.state_dict(), model, "batch_stats")
-    for path, want in jax.tree_util.tree_leaves_with_path(expected):
-        got, old = (find(tree, path) for tree in (stats, variables["batch_stats"]))
-        if path[-1].key == "var":
-            n = values_of(path, name)
-            want = 0.9 * old + (want - 0.9 * old) * (n - 1) / n
-        assert difference(got, want) < 1e-4, path
+    def run(other):
+        out = other(pixel_values=pixels(x), labels=torch.from_numpy(LABELS))
+        return out.logits, out.loss
 
-
-@pytest.mark.parametrize("name", KINDS)
-def test_gradients_in_float64(name):
-    with jax.enable_x64(True):
-        other = torch_model(name).double()
-        model = getattr(models, name)(num_classes=CLASSES, param_dtype=jnp.float64)
-        (loss, (logits, _)), grads = gradient(model, moved_variables(model, other))
-        answer = theirs(other, train=True)
-        answer.loss.backward()
-        assert difference(logits, answer.logits.detach()) < 1e-10
-        assert difference(loss, answer.loss.detach()) < 1e-10
-        expected = moved(gradients_of(other), model, "params")
-        for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
-            assert got.dtype == want.dtype == np.float64
-            assert difference(got, want) < 1e-8
-
-
-def find(tree, path):
-    return functools.reduce(lambda inner, key: inner[key.key], path, tree)
-
-
-def values_of(path, name: str) -> int:
-    """Over how many values BatchNorm at ``path`` takes its statistics: rows, height and width."""
-    first, inner = path[0].key, path[1].key
-    if first == "stem":
-        return ROWS * (SIDE // 2) ** 2
-    _, stage, _, block = first.split("_")
-    side = SIDE // 4 // 2 ** int(stage)
-    # In a bottleneck the first convolution comes before the stride.
-    if name == "resnet50" and inner == "layer_0" and int(stage) > 0 and int(block) == 0:
-        side *= 2
-    return ROWS * side**2
+    found = step_differences(model, other, x, cross_entropy(LABELS), run)
+    assert found.pop("gradients") < 1e-8
+    assert max(found.values()) < 1e-10
 
 
 def keras_place(path: str) -> tuple[str, str]:
@@ -210,8 +121,8 @@ def from_keras(shapes, trained, others):
 def keras_pair():
     options = {"weights": None, "classes": CLASSES, "classifier_activation": None}
     other = randomised(keras().applications.ResNet50(input_shape=(SIDE, SIDE, 3), **options))
-    model, x = models.resnet50(version="1", num_classes=CLASSES), images()
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    model = models.resnet50(version="1", num_classes=CLASSES)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images())
     both = [
         by_path(variables, values(variables))
         for variables in (other.trainable_variables, other.non_trainable_variables)
@@ -220,33 +131,20 @@ def keras_pair():
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
     biases = sum(x.size for path, x in both[0].items() if path.endswith("conv/bias"))
     assert other.count_params() == sum(x.size for x in jax.tree.leaves(shapes)) + biases
-    return other, model, x, variables
+    return other, model, variables
 
 
-def test_version_1_is_keras():
-    other, model, x, variables = keras_pair()
-    expected, _ = call(other, x, train=False)
-    assert difference(jax.jit(model.apply)(variables, x), expected) < 1e-4
-    expected, _ = call(other, x, train=True)
-    run = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
-    assert difference(run(variables, x)[0], expected) < 1e-4
-    later = jax.jit(models.resnet50(num_classes=CLASSES).apply)(variables, x)
-    assert difference(later, call(other, x, train=False)[0]) > 0.1
-
-
-# In training float32 comes apart as above; Keras's BatchNorm has no float64.
-@pytest.mark.parametrize(("train", "limit"), [(False, 1e-3), (True, 2e-2)])
-def test_gradients_of_version_1(train, limit):
-    other, model, x, variables = keras_pair()
-
-    @jax.jit
-    @jax.grad
-    def slopes(params):
-        given = {**variables, "params": params}
-        return cross_entropy(model.apply(given, x, train=train, mutable=["batch_stats"])[0])
-
-    grads = slopes(variables["params"])
-    theirs = gradients(other, x, cross_entropy, train=train)
-    expected = from_keras({"params": grads}, theirs, {})["params"]
+def test_evaluation_of_version_1_is_keras():
+    other, model, variables = keras_pair()
+    loss = cross_entropy(LABELS)
+    logits, grads = our_evaluation(model, variables, images(), loss)
+    expected, theirs = evaluated(other, images(), loss)
+    assert difference(logits, expected) < 1e-4
     assert len(leaf_paths(grads)) == 161
-    assert apart(grads, expected) < limit
+    assert worst(grads, from_keras({"params": grads}, theirs, {})["params"]) < 1e-3
+
+
+def test_training_of_version_1_is_keras():
+    other, model, variables = keras_pair()
+    run = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    assert difference(run(variables, images())[0], trained(other, images())[0]) < 1e-4

@@ -78,6 +78,10 @@ def test_logits_and_gradients(scan_layers):
     out = theirs()(pixel_values=pixels(), labels=torch.from_numpy(LABELS))
     out.loss.backward()
     near(logits, out.logits.detach(), 1e-5)
+    with torch.no_grad():
+        evaluated = theirs().eval()(pixel_values=pixels()).logits
+    theirs().train()
+    near(jax.jit(model.apply)({"params": params}, IMAGES), evaluated, 1e-5)
     near(loss, out.loss.detach(), 1e-5)
     given = {n: p.grad for n, p in theirs().named_parameters()}
     expected = weights.convert(given, into=model, collections=("params",))["params"]
