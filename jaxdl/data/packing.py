@@ -22,7 +22,11 @@ def pack(
     """Puts each document into the first row that has room for it.
 
     First-fit, in the order given: the same documents give the same rows. ``models.segment_mask`` of
-    the segments is the mask of attention with which no document sees another.
+    the segments is the mask of attention with which no document sees another; a model whose call
+    takes ``segments`` needs only those.
+
+    The fields are a batch of ``objectives.language_model``, which reads rows one token longer than
+    the model's context, and asks of each document what it would be asked alone.
 
     Args:
         documents: one row of token numbers each, of any lengths.

@@ -25,6 +25,7 @@ from jaxdl.reductions import expand_mask, masked_sum
 __all__ = ["language_model"]
 
 _SOWN = ("intermediates",)
+_PACKED = ("segments", "positions")
 
 
 def language_model(
@@ -42,6 +43,11 @@ def language_model(
     for the last ``T``. So give rows one longer than the model's context. The field ``mask``, of
     shape ``[B]`` or ``[B, T + 1]``, is 0 on padding: a target counts by its mask where the token
     before it is real as well, and the model, where its call takes a mask, sees no padding.
+
+    Of a packed batch (``data.pack``) the fields ``segments`` and ``positions``, ``[B, T + 1]``, are
+    cut like the tokens and given to the model where its call takes them, as ``GPT``'s does. The
+    first token of a document is then asked of nobody, nor is padding, segment 0, so that loss and
+    weight are the sums over the documents alone.
 
     What modules of the model sow among the intermediates as ``auxiliary_loss``, shape ``[B]``, as
     ``models.MixtureFeedForward`` does, is added to the loss of each token of the row in training,
@@ -66,7 +72,7 @@ def language_model(
     Raises:
         ObjectiveError: ``model`` is no Linen module, or has no ``hidden`` to take chunks of.
         BatchError: while tracing, when the tokens are no integers ``[B, T + 1]`` with ``T`` at
-            least 1, or the mask does not fit them.
+            least 1, or the mask, the segments or the positions do not fit them.
 
     Examples:
         >>> import jax
@@ -149,12 +155,31 @@ def _shifted(batch: Batch, inputs: str) -> tuple[dict[str, Any], dict[str, Any]]
         )
     read = {**batch, inputs: tokens[:, :-1]}
     asked = {**batch, "label": tokens[:, 1:]}
+    for name in _PACKED:
+        if batch.get(name) is not None:
+            whole = _packed(batch, name, tokens.shape)
+            read[name], asked[name] = whole[:, :-1], whole[:, 1:]
     mask = batch.get(MASK)
     if mask is not None:
         wide = expand_mask(mask, tokens.shape)
         read[MASK] = mask if jnp.ndim(mask) == 1 else wide[:, :-1]
         asked[MASK] = _kept(mask, wide)
+    if batch.get("segments") is not None:
+        own = (read["segments"] == asked["segments"]) & (asked["segments"] != 0)
+        asked[MASK] = own.astype(jnp.int32) * asked.get(MASK, 1)
     return read, asked
+
+
+def _packed(batch: Batch, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """A field that says of each token where it belongs."""
+    values = jnp.asarray(batch[name])
+    if values.shape != shape or not jnp.issubdtype(values.dtype, jnp.integer):
+        raise BatchError(
+            f"the batch field {name!r} has shape {list(values.shape)} and dtype {values.dtype}",
+            expected=f"integers {list(shape)}, one a token",
+            do="pack rows one token longer than the model's context: data.pack(documents, T + 1)",
+        )
+    return values
 
 
 def _kept(mask: Any, wide: Any) -> Any:

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import jaxdl
-from jaxdl import gradients, losses, metrics
+from jaxdl import data, gradients, losses, metrics
 from jaxdl.errors import BatchError, ObjectiveError
 from jaxdl.models import GPT
 from jaxdl.objectives import language_model, supervised
@@ -21,6 +21,8 @@ from jaxdl.protocols import Mean
 V = 19
 TOKENS = np.random.default_rng(2).integers(0, V, (4, 7)).astype(np.int32)
 MASK = np.arange(7)[None] < np.array([[7], [3], [5], [1]])
+
+DOCUMENTS = [TOKENS[0], TOKENS[1, :3], TOKENS[2, :1], TOKENS[3, :2], TOKENS[1, 1:6]]
 
 
 def gpt(**options):
@@ -119,6 +121,71 @@ def test_the_first_token_after_padding_is_not_asked_for():
     short, short_aux = loss_of(objective, params, {"tokens": TOKENS[:, 2:]})
     np.testing.assert_allclose(total, short, rtol=1e-6)
     assert float(aux.weight) == float(short_aux.weight) == 4 * 4
+
+
+def apart():
+    """The documents, each in a row of its own: nothing sees the padding after them."""
+    rows = [np.pad(each, (0, 7 - len(each))) for each in DOCUMENTS]
+    return {"tokens": np.stack(rows), "mask": np.stack([np.arange(7) < len(d) for d in DOCUMENTS])}
+
+
+@pytest.mark.parametrize("chunk_size", [pytest.param(None, marks=pytest.mark.slow), 2])
+def test_packed_documents_count_as_if_alone(chunk_size):
+    """In value, weight and gradient; a document of one token counts nothing."""
+    objective = language_model(gpt(), chunk_size=chunk_size)
+    packed = data.pack(DOCUMENTS, 7)
+    assert packed["segments"].max() == 3
+    assert packed["segments"].min() == 0
+
+    def measured(batch):
+        def pair(params):
+            value, aux = objective.loss(params, {}, batch, jax.random.key(1), train=True)
+            return value, aux.weight
+
+        return jax.jit(jax.value_and_grad(pair, has_aux=True))(start())
+
+    (value, weight), grads = measured(packed)
+    (expected, expected_weight), expected_grads = measured(apart())
+    assert float(weight) == float(expected_weight) == sum(len(each) - 1 for each in DOCUMENTS)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    close(grads, expected_grads)
+
+
+def test_a_model_that_takes_no_segments_is_asked_the_same():
+    measured = {"perplexity": metrics.perplexity(losses.softmax_cross_entropy)}
+    objective = language_model(Bigram(), metrics=measured)
+    params = first(objective, {"tokens": TOKENS})
+    packed = data.pack(DOCUMENTS, 7)
+    total, aux = loss_of(objective, params, packed)
+    expected, expected_aux = loss_of(objective, params, apart())
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert float(aux.weight) == float(expected_aux.weight) == 13
+    read = metrics.report(aux.metrics)
+    np.testing.assert_allclose(read["perplexity"], np.exp(total / aux.weight), rtol=1e-5)
+    # Rows that fill a batch up count nowhere, packed or not.
+    half = {**packed, "mask": np.arange(len(packed["tokens"])) < 1}
+    row = {name: values[:1] for name, values in packed.items()}
+    np.testing.assert_allclose(
+        loss_of(objective, params, half)[0], loss_of(objective, params, row)[0], rtol=1e-6
+    )
+
+
+class Received(nn.Module):
+    """Logits that are what it was given: its segments and positions."""
+
+    @nn.compact
+    def __call__(self, tokens, *, segments, positions):
+        nn.Embed(V, V)(tokens)
+        return jnp.stack([segments, positions], -1).astype(jnp.float32)
+
+
+def test_the_model_reads_the_segments_and_positions_of_what_it_reads():
+    objective = language_model(Received())
+    packed = {**data.pack(DOCUMENTS, 7), "tokens": TOKENS[:3] % 2}
+    params = first(objective, packed)
+    _, aux = loss_of(objective, params, packed)
+    expected = np.stack([packed["segments"], packed["positions"]], -1)[:, :-1]
+    np.testing.assert_array_equal(aux.outputs, expected)
 
 
 def test_rows_of_padding_count_nowhere():
@@ -251,3 +318,7 @@ def test_wrong_arguments_are_named():
         objective.init(jax.random.key(0), {"token": TOKENS})
     with pytest.raises(BatchError, match=r"mask has shape \[4, 6\]"):
         objective.init(jax.random.key(0), {"tokens": TOKENS, "mask": MASK[:, 1:]})
+    for name in ("segments", "positions"):
+        for wrong in (TOKENS[:, 1:], TOKENS.astype(np.float32)):
+            with pytest.raises(BatchError, match=rf"'{name}' has shape(.|\n)*integers \[4, 7\]"):
+                objective.init(jax.random.key(0), {"tokens": TOKENS, name: wrong})
