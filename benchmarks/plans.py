@@ -20,10 +20,14 @@ FOLDER = Path("docs/plans")
 ABOUT = """What `jaxdl plan` prints of the examples on TPU slices. libtpu, the compiler of TPUs,
 compiled every program on a CPU machine. No TPU was used: times are predictions of a model that was
 not calibrated on one. `python benchmarks/plans.py` makes the files again."""
-GPT, RESNET = "examples/gpt.py", "examples/resnet.py"
+GPT, RESNET, IMAGENET = "examples/gpt.py", "examples/resnet.py", "examples/imagenet.py"
 SMALL = [GPT, "--size", "124m", "--layout", "data", "--remat", "full"]
 LARGE = [GPT, "--size", "1.5b", "--remat", "full"]
 IMAGES = [RESNET, "--images", "random", "--depth", "50", "--image-size", "224"]
+PHOTOS = ["--classes", "1000", "--batch-size", "1024", "--dtype", "bfloat16", "--on", "v5e-16"]
+LAYERS = ["--scan-layers", "--remat", "full"]
+BERT = ["examples/sentiment.py", "--size", "large", "--length", "512", "--dtype", "bfloat16"]
+SPEECH = ["examples/speech.py", "--size", "published", "--dtype", "bfloat16"]
 OWN = """
 import importlib.util, json, sys
 import jax, numpy as np, optax, jaxdl
@@ -65,6 +69,22 @@ PLANS: dict[str, list[str]] = {
         *["--on", "v6e-256"],
     ],
     "gpt2-124m-on-v6e-256": [*SMALL, "--batch-size", "4096", "--on", "v6e-256"],
+    "resnet50-on-v5e-16": [IMAGENET, "--model", "resnet50", "--image-size", "224", *PHOTOS],
+    "vgg16-on-v5e-16": [IMAGENET, "--model", "vgg16", "--image-size", "224", *PHOTOS],
+    "inception-v3-on-v5e-16": [IMAGENET, "--model", "inception_v3", "--image-size", "299", *PHOTOS],
+    "vit-l16-on-v5e-16": [
+        *[IMAGENET, "--model", "vit_l16", "--image-size", "224", *LAYERS, *PHOTOS],
+    ],
+    "bert-large-on-v5e-16": [*BERT, *LAYERS, "--batch-size", "256", "--on", "v5e-16"],
+    "bert-large-pretraining-on-v5e-16": ["benchmarks/pretraining.py", "--on", "v5e-16"],
+    "deepspeech2-on-v5e-16": [*SPEECH, "--batch-size", "512", "--on", "v5e-16"],
+    "wavenet-on-v5e-16": [
+        *["examples/wavenet.py", "--size", "published", "--length", "7680", "--batch-size", "32"],
+        *["--dtype", "bfloat16", "--on", "v5e-16"],
+    ],
+    "moe-on-v5e-16": [
+        *["examples/moe.py", "--size", "large", "--batch-size", "128", "--on", "v5e-16"],
+    ],
     "own-objective-on-v5e-16": [],
     "gpt2-124m-sweep-on-v5e-16": [*SMALL, "--batch-size", "128", "--on", "v5e-16", "--sweep"],
 }
@@ -140,14 +160,22 @@ def index() -> None:
     rows = [name for name in PLANS if (FOLDER / f"{name}.txt").exists()]
     lines = [
         *["# Plans", "", ABOUT],
-        *["", "| plan | step | memory |", "|---|---|---|"],
+        *["", "| plan | step | memory | time of a step, predicted |", "|---|---|---|---|"],
     ]
     for name in rows:
         text = (FOLDER / f"{name}.txt").read_text().splitlines()
         step = next((line for line in text if line.startswith("layout ") and " rows" in line), "")
         fits = next((line for line in text if line.startswith(("fits", "does not fit"))), "")
-        lines.append(f"| [{name}]({name}.txt) | {step} | {fits} |")
+        ends = [after(text, words) for words in ("  all overlap ", "  nothing overlaps ")]
+        lines.append(
+            f"| [{name}]({name}.txt) | {step} | {fits} | {' to '.join(filter(None, ends))} |"
+        )
     (FOLDER / "index.md").write_text("\n".join(lines) + "\n")
+
+
+def after(lines: list[str], words: str) -> str:
+    """What follows on the first line that begins with these words."""
+    return next((line.removeprefix(words).strip() for line in lines if line.startswith(words)), "")
 
 
 def plan_row(plan: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 import jaxdl
 from jaxdl import data, losses, metrics, models, objectives, optimizers
-from jaxdl.errors import DataError
+from jaxdl.errors import ConfigError, DataError
 from jaxdl.models import vgg, vit
 
 
@@ -55,6 +55,7 @@ MODELS = {
     "inception_v3": Training(models.inception_v3, "sgd", 0.1, 4e-5, 0.1),
     "vit_s16": Training(models.vit_s16, "adamw", 2.5e-4, 0.05, 0.1, vit.TENSOR_RULES),
     "vit_b16": Training(models.vit_b16, "adamw", 2.5e-4, 0.05, 0.1, vit.TENSOR_RULES),
+    "vit_l16": Training(models.vit_l16, "adamw", 2.5e-4, 0.05, 0.1, vit.TENSOR_RULES),
 }
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -68,7 +69,7 @@ class Config:
     dataset: str = "imagenet2012"
     """Which set of TFDS."""
     model: Literal[
-        "resnet18", "resnet50", "vgg16", "vgg16_bn", "inception_v3", "vit_s16", "vit_b16"
+        "resnet18", "resnet50", "vgg16", "vgg16_bn", "inception_v3", "vit_s16", "vit_b16", "vit_l16"
     ] = "resnet50"
     """Which network."""
     width: int | None = None
@@ -81,6 +82,8 @@ class Config:
     """Images in a batch; 32 for stripes, else 1,024."""
     epochs: int | None = None
     """How often each image is seen; 6 for stripes, else 90."""
+    steps: int | None = None
+    """Updates in all; those of the epochs when not given."""
     learning_rate: float | None = None
     """For 256 images; the model's own when not given."""
     weight_decay: float | None = None
@@ -91,6 +94,10 @@ class Config:
     """Where arrays lie; tensor divides the dense layers of VGG and ViT."""
     parts: int = 2
     """Devices over which tensor divides a layer."""
+    remat: Literal["none", "dots", "dots_no_batch", "full"] = "none"
+    """What a layer of a ViT computes again for its gradient: nothing up to everything."""
+    scan_layers: bool = False
+    """Compile one layer of a ViT for all."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the computation; float32 for stripes, else bfloat16. Parameters are float32."""
     seed: int = 0
@@ -109,13 +116,13 @@ def recipe(config: Config) -> jaxdl.Recipe:
         return data.Batches(source, rows, transform=transform, **options)
 
     first = batches(train, augment=True, seed=config.seed)
-    steps = first.batches_per_epoch * (config.epochs or (6 if drawn else 90))
+    steps = config.steps or first.batches_per_epoch * (config.epochs or (6 if drawn else 90))
     return jaxdl.Recipe(
         name=f"imagenet-{config.model}",
         objective=objective(config, classes, side),
         optimizer=optimizer(config, training, rows, steps),
         train=first,
-        train_eval=batches(train, augment=False, shuffle=False) if drawn else None,
+        train_eval=batches(train, augment=False, shuffle=False),
         validation=batches(validation, augment=False, shuffle=False),
         metrics={"top5": metrics.top_k_accuracy(min(5, classes))},
         layout=layout(config, training),
@@ -140,7 +147,14 @@ def objective(config: Config, classes: int, side: int) -> jaxdl.Objective:
     if config.model.startswith("resnet"):
         options["zero_init"] = True
     if config.model.startswith("vit"):
-        options["image_size"] = side
+        remat = None if config.remat == "none" else config.remat
+        options |= {"image_size": side, "remat": remat, "scan_layers": config.scan_layers}
+    elif config.remat != "none" or config.scan_layers:
+        raise ConfigError(
+            f"{config.model} has remat={config.remat} and scan_layers={config.scan_layers}",
+            expected="a ViT, whose layers are equal",
+            do="leave both out, or give --model vit_b16",
+        )
     model: nn.Module = training.build(**options)
     loss = functools.partial(losses.softmax_cross_entropy, label_smoothing=training.smoothing)
     make = objectives.with_auxiliary if config.model == "inception_v3" else jaxdl.supervised
@@ -151,22 +165,27 @@ def optimizer(config: Config, training: Training, rows: int, steps: int) -> Any:
     """The optimizer, its rate in proportion to the batch."""
     rate = config.learning_rate or training.learning_rate
     decay = training.weight_decay if config.weight_decay is None else config.weight_decay
-    piecewise = training.optimizer == "sgd"
+    sgd, warmup = training.optimizer == "sgd", steps // 18
+    # In a run of a few steps they fall together.
+    falls = sorted({steps // 3, 2 * steps // 3, 8 * steps // 9} - {warmup}) if sgd else []
     return optimizers.OptimizerConfig(
         name=training.optimizer,
         learning_rate=rate * rows / 256,
-        schedule="piecewise" if piecewise else "cosine",
-        boundaries=(steps // 3, 2 * steps // 3, 8 * steps // 9) if piecewise else (),
-        warmup_steps=steps // 18,
+        schedule="piecewise" if falls else "cosine",
+        boundaries=tuple(falls),
+        warmup_steps=warmup,
         weight_decay=decay,
-        nesterov=piecewise,
+        # Of stacked layers even biases have two axes.
+        decay_mask=("kernel$", "position_embedding$") if config.scan_layers else (),
+        nesterov=sgd,
     ).build(steps)
 
 
 def layout(config: Config, training: Training) -> jaxdl.Layout:
     """Where arrays lie."""
     if config.layout == "tensor":
-        return jaxdl.tensor_parallel(training.rules, tensor=config.parts)
+        rules = vit.SCANNED_TENSOR_RULES if config.scan_layers else training.rules
+        return jaxdl.tensor_parallel(rules, tensor=config.parts)
     return {"data": jaxdl.data_parallel, "zero1": jaxdl.zero1, "fsdp": jaxdl.fsdp}[config.layout]()
 
 

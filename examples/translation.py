@@ -58,10 +58,10 @@ class Config:
     """A folder with Multi30k; number words when None."""
     steps: int | None = None
     """Updates in all; 400 for number words, else 2,000."""
-    batch_size: int = 64
-    """Pairs in a batch."""
+    batch_size: int | None = None
+    """Pairs in a batch; 64 for number words, else 32."""
     length: int | None = None
-    """Tokens of a text, the rest is cut; 24 for number words, else 40."""
+    """Tokens of a text, the rest is cut; 24 for number words, else 32."""
     vocab_size: int | None = None
     """Tokens of both languages together; 320 for number words, else 4,000."""
     num_layers: int = 2
@@ -70,8 +70,8 @@ class Config:
     """Features; 64 for number words, else 160."""
     num_heads: int = 4
     """Heads of attention."""
-    dropout_rate: float = 0.1
-    """As in the base model."""
+    dropout_rate: float | None = None
+    """In training; 0.1 for number words, else 0: 2,000 steps see most pairs but twice."""
     beams: int = 4
     """Hypotheses that the search at the end keeps open."""
     translated: int = 1000
@@ -97,12 +97,13 @@ def recipe(config: Config) -> jaxdl.Recipe:
     splits = multi30k(config.data) if config.data is not None else number_words()
     texts = [text for pair in splits["train"] for text in pair]
     tokenizer = train_bpe(texts, config.vocab_size or (4000 if real else 320))
-    length = config.length or (40 if real else 24)
+    length = config.length or (32 if real else 24)
+    rows = config.batch_size or (32 if real else 64)
     model = build(config, tokenizer.vocab_size)
     sources = {name: encoded(pairs, tokenizer, length) for name, pairs in splits.items()}
 
     def batches(split: str, **options: Any) -> data.Batches:
-        return data.Batches(sources[split], config.batch_size, **options)
+        return data.Batches(sources[split], rows, **options)
 
     end = hooks.Every(
         steps,
@@ -136,12 +137,14 @@ def recipe(config: Config) -> jaxdl.Recipe:
 
 def build(config: Config, vocab_size: int) -> Transformer:
     """The model: pre-norm, which needs less care of the learning rate than the published one."""
+    drawn = config.data is None
+    usual = 0.1 if drawn else 0.0
     return Transformer(
         vocab_size=vocab_size,
         num_layers=config.num_layers,
         num_heads=config.num_heads,
-        hidden_dim=config.hidden_dim or (64 if config.data is None else 160),
-        dropout_rate=config.dropout_rate,
+        hidden_dim=config.hidden_dim or (64 if drawn else 160),
+        dropout_rate=usual if config.dropout_rate is None else config.dropout_rate,
         pre_norm=True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import runpy
 from pathlib import Path
 
@@ -36,6 +37,26 @@ def test_number_words():
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"train\.en\.gz"):
         EXAMPLE.build(EXAMPLE.config(data=tmp_path))
+
+
+def test_multi30k_is_read(tmp_path):
+    """Of the folder's files: pairs line by line, the test those of 2016."""
+    for file, rows in (("train", 40), ("val", 3), ("test_2016_flickr", 2)):
+        for language, word in (("en", "dog"), ("de", "Hund")):
+            text = "".join(f"{file} {row} {word}\n" for row in range(rows))
+            (tmp_path / f"{file}.{language}.gz").write_bytes(gzip.compress(text.encode()))
+    splits = runpy.run_path(str(PATH))["multi30k"](tmp_path)
+    assert {name: len(pairs) for name, pairs in splits.items()} == {
+        "train": 40,
+        "train_eval": 40,
+        "validation": 3,
+        "test": 2,
+    }
+    assert splits["test"][1] == ("test_2016_flickr 1 dog", "test_2016_flickr 1 Hund")
+    recipe = EXAMPLE.build(EXAMPLE.config(data=tmp_path))
+    assert (recipe.steps, recipe.train[0]["source"].shape) == (2000, (32, 32))
+    batch = recipe.test[0]
+    assert batch["source_mask"].sum() == (batch["source"] != 0).sum() > 0
 
 
 @pytest.mark.slow
