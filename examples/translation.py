@@ -7,8 +7,10 @@ same for ``val`` and ``test_2016_flickr``. At the end the test is translated, an
 13a) is logged beside that of copying the source. ``--hidden-dim 512 --num-layers 6`` is the
 published base.
 
-Measured, seed 0, number words, 400 steps: BLEU 99.5 on the 500 numbers of the test, 97.8 % of them
-without a mistake, against BLEU 0.0 of copies; 108 s on 2 CPU cores that did other work too.
+Measured, seed 0. Number words, 400 steps: BLEU 99.5 on the 500 numbers of the test, 97.8 % of them
+without a mistake, against BLEU 0.0 of copies, in 60 s on 2 CPU cores that did other work too.
+Multi30k, 2,000 steps (2.2 epochs): BLEU 30.0 on the 1,000 pairs of ``test_2016_flickr``, against
+BLEU 0.5 of copies, in 638 s on the same cores.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class Config:
     num_heads: int = 4
     """Heads of attention."""
     dropout_rate: float | None = None
-    """In training; 0.1 for number words, else 0: 2,000 steps see most pairs but twice."""
+    """In training; 0.1 for number words, else 0: 2,000 steps see a pair but twice."""
     beams: int = 4
     """Hypotheses that the search at the end keeps open."""
     translated: int = 1000
