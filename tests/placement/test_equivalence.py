@@ -8,6 +8,7 @@ statistics are those of microbatches by definition, it is the same accumulation 
 
 from __future__ import annotations
 
+import os
 import functools
 
 import jax
@@ -21,7 +22,8 @@ from jaxdl import gradients, losses, metrics, models
 from jaxdl.layouts import data_parallel
 
 ROWS, SHORT, STEPS, CLASSES = 32, 25, 5, 10
-TOLERANCE = 1e-6
+# Programs of which the compiler optimises nothing add in another order: 1.2e-6 was seen.
+TOLERANCE = 2e-6 if "optimization_level=0" in os.environ["XLA_FLAGS"] else 1e-6
 MODELS = {
     "mlp": models.MLP((32, CLASSES)),
     "cnn": models.CNN(num_classes=CLASSES, norm="batch", axis_name="data"),
