@@ -8,8 +8,8 @@ statistics are those of microbatches by definition, it is the same accumulation 
 
 from __future__ import annotations
 
-import os
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
