@@ -5,20 +5,27 @@ from __future__ import annotations
 import importlib.metadata
 import os
 
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
-# Programs of tests are small and run a few times: unoptimised, the suite takes a third of the time.
-# CI runs the tests of equality with JAXDL_TEST_OPTIMIZED=1 too.
-QUICK = (
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_cpu_use_fusion_emitters=false"
-)
-# XLA ends the process at a flag that it does not know, and flags come and go.
-if importlib.metadata.version("jaxlib").startswith("0.10.") and not os.environ.get(
-    "JAXDL_TEST_OPTIMIZED"
-):
-    FLAGS = f"{QUICK} {FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+# Programs of tests are small and run a few times: unoptimised, the suite takes a third of the time.
+# CI runs the tests of equality with JAXDL_TEST_OPTIMIZED=1 too. XLA ends the process at a flag that
+# it does not know, and flags come and go.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        *(
+            []
+            if os.environ.get("JAXDL_TEST_OPTIMIZED")
+            or not importlib.metadata.version("jaxlib").startswith("0.10.")
+            else [
+                "--xla_backend_optimization_level=0",
+                "--xla_cpu_parallel_codegen_split_count=1",
+                "--xla_cpu_use_fusion_emitters=false",
+            ]
+        ),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_multi_thread_eigen=false",
+    ]
+).strip()
 
 # Programs that tests start keep nothing in the home folder.
 os.environ.setdefault("JAXDL_COMPILE_CACHE", "off")
