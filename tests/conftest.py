@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Programs of tests are small and run a few times: unoptimised, the suite takes a third of the time.
+# Programs of tests are small and run a few times: hardly optimised, the suite takes half the time.
 # CI runs the tests of equality with JAXDL_TEST_OPTIMIZED=1 too. XLA ends the process at a flag that
 # it does not know, and flags come and go.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
             if os.environ.get("JAXDL_TEST_OPTIMIZED")
             or not importlib.metadata.version("jaxlib").startswith("0.10.")
             else [
-                "--xla_backend_optimization_level=0",
+                "--xla_backend_optimization_level=1",
                 "--xla_cpu_parallel_codegen_split_count=1",
                 "--xla_cpu_use_fusion_emitters=false",
             ]
