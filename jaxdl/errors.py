@@ -32,6 +32,7 @@ __all__ = [
     "PathError",
     "PlanError",
     "ProgramError",
+    "ProofError",
     "RecompileError",
     "closest",
 ]
@@ -87,6 +88,10 @@ class PathError(JaxdlError, ValueError):
 
 class LayoutError(JaxdlError, ValueError):
     """A batch or parameter does not divide over its mesh axis, or devices are missing."""
+
+
+class ProofError(JaxdlError, AssertionError):
+    """A step has mistakes that its proof found."""
 
 
 class RecompileError(JaxdlError, RuntimeError):

@@ -114,12 +114,13 @@ class PmappedStep(_Pmapped):
     """A ``TrainStep`` mapped over devices. Made by ``jaxdl.pmap``.
 
     Attributes:
+        pure: the step itself.
         devices: the devices it is mapped over.
     """
 
     def __init__(self, step: TrainStep, devices: list[Any], *, pad: bool, recompile: Recompile):
         super().__init__(devices, pad=pad)
-        self._step = step
+        self.pure = step
         mapped = jax.pmap(
             partial(step.update, axis_name=AXIS),
             axis_name=AXIS,
@@ -137,7 +138,7 @@ class PmappedStep(_Pmapped):
     def init(self, key: Any, batch: Batch) -> PyTree:
         """A new state, one copy a device. Arguments and errors as ``PlacedStep.init``."""
         batch = self.put(batch)
-        init, key = seeded(self._step.init, key)
+        init, key = seeded(self.pure.init, key)
         mapped = jax.pmap(init, in_axes=(None, 0), axis_name=AXIS, devices=self.devices)
         state = mapped(key, batch)
         self._wait(state)
@@ -162,7 +163,7 @@ class PmappedStep(_Pmapped):
         one = SingleDeviceSharding(self.devices[0])
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one),
-            jax.eval_shape(self._step.init, key, batch),
+            jax.eval_shape(self.pure.init, key, batch),
         )
 
     def __call__(self, state: PyTree, batch: Batch) -> tuple[PyTree, Sums]:

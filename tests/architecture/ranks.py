@@ -17,7 +17,8 @@ RANKS = [
     ["hooks", "loop"],
     ["recipe", "tpu"],
     ["replay", "rehearsal"],
-    ["cli"],
+    ["testing"],
+    ["pytest_plugin", "cli"],
 ]
 
 # Parts of one rank that build on each other, in this order only.
