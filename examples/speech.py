@@ -14,8 +14,6 @@ other work shared.
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +26,7 @@ import numpy.typing as npt
 import jaxdl
 from jaxdl import data, metrics, models, optimizers
 from jaxdl.data import audio, spectrograms
-from jaxdl.errors import DataError
+from jaxdl.data.recordings import spoken_digits
 from jaxdl.generation import ctc_greedy
 from jaxdl.objectives import ctc
 
@@ -130,7 +128,7 @@ def noisy(config: Config) -> bool:
 
 def spoken(config: Config) -> dict[str, data.Source]:
     """Recordings, or made sounds, as spectrograms."""
-    splits = made(config.seed) if config.data is None else recordings(config.data)
+    splits = made(config.seed) if config.data is None else spoken_digits(config.data)
     frames = config.frames or 100
     return {name: features(sounds, frames) for name, sounds in splits.items()}
 
@@ -157,50 +155,6 @@ def features(sounds: Sounds, frames: int) -> data.Source:
     power = audio.spectrogram(signal, sample_rate=RATE, frame=FRAME, hop=HOP, fft_size=FFT)
     mel = spectrograms.normalized(audio.log_mel(power, filters, floor=1e-12), mask)
     return data.arrays({"audio": np.asarray(mel), "mask": mask, "label": label})
-
-
-def recordings(path: Path) -> dict[str, Sounds]:
-    """Samples and digit of every recording, by split."""
-    splits: dict[str, Sounds] = {"train": [], "validation": [], "test": []}
-    for name, file in files(path):
-        parts = Path(name).stem.split("_")
-        if len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()) or len(parts[0]) > 1:
-            raise DataError(
-                f"{path} holds {name}",
-                expected="recordings named digit_speaker_index.wav",
-                do="give the recordings of the Free Spoken Digit Dataset",
-            )
-        samples, _ = audio.read_wav(file, sample_rate=RATE)
-        index = int(parts[2])
-        split = "test" if index < 5 else "validation" if index < 10 else "train"
-        splits[split].append((samples, int(parts[0])))
-    if not all(splits.values()):
-        raise DataError(
-            f"{path} has {', '.join(f'{len(v)} {k}' for k, v in splits.items())} recordings",
-            expected="some for each split: index 0 to 4, 5 to 9, and 10 on",
-            do="give the whole data set",
-        )
-    return splits
-
-
-def files(path: Path) -> list[tuple[str, io.BytesIO]]:
-    """Name and contents of the WAV files of a folder or tar, by name."""
-    if path.is_dir():
-        found = [(p.name, io.BytesIO(p.read_bytes())) for p in path.rglob("*.wav")]
-        return sorted(found, key=lambda entry: entry[0])
-    if not path.is_file() or not tarfile.is_tarfile(path):
-        raise DataError(
-            f"{path} is no folder and no tar",
-            expected="a folder of .wav files, or a tar of one",
-            do="correct --data, or leave it out for made sounds",
-        )
-    found: list[tuple[str, io.BytesIO]] = []
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile() and member.name.endswith(".wav"):
-                file = archive.extractfile(member)
-                found.append((member.name, io.BytesIO(file.read() if file else b"")))
-    return sorted(found, key=lambda entry: entry[0])
 
 
 def made(seed: int) -> dict[str, Sounds]:

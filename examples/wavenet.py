@@ -19,11 +19,8 @@ in 351 s on 2 CPU cores that much other work shared. How the drawn sound sounds 
 from __future__ import annotations
 
 import dataclasses
-import io
 import sys
-import tarfile
 import wave
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,8 +33,8 @@ import tyro
 
 import jaxdl
 from jaxdl import data, hooks, metrics, models, objectives, optimizers
-from jaxdl.data import audio
-from jaxdl.errors import ConfigError, DataError
+from jaxdl.data.recordings import spoken_digits
+from jaxdl.errors import ConfigError
 from jaxdl.generation import generate
 from jaxdl.recipe import train
 
@@ -90,7 +87,10 @@ def recipe(config: Config) -> jaxdl.Recipe:
             expected=f"a digit from 0 to {DIGITS - 1}, seconds above 0, temperature at least 0",
             do="correct the setting",
         )
-    splits = made(config.seed) if config.data is None else recordings(config.data)
+    if config.data is None:
+        splits = made(config.seed)
+    else:
+        splits = spoken_digits(config.data, validation=range(5, 6))
     sources = {name: rows(sounds, config.length) for name, sounds in splits.items()}
     unigram = surprise(sources["train"])
     warmup = min(config.optimizer.warmup_steps, config.steps // 10)
@@ -211,49 +211,6 @@ def surprise(source: data.Columns) -> npt.NDArray[np.float32]:
     codes = source.columns["tokens"][:, 1:][source.columns["mask"][:, 1:] > 0]
     counts = 1 + np.bincount(codes, minlength=CODES)
     return -np.log2(counts / counts.sum()).astype(np.float32)
-
-
-def recordings(path: Path) -> dict[str, Sounds]:
-    """Samples and digit of every recording, by split."""
-    splits: dict[str, Sounds] = {"train": [], "validation": [], "test": []}
-    for name, file in files(path):
-        parts = Path(name).stem.split("_")
-        if len(parts) != 3 or len(parts[0]) > 1 or not (parts[0].isdigit() and parts[2].isdigit()):
-            raise DataError(
-                f"{path} holds {name}",
-                expected="recordings named digit_speaker_index.wav",
-                do="give the recordings of the Free Spoken Digit Dataset",
-            )
-        samples, _ = audio.read_wav(file, sample_rate=RATE)
-        index = int(parts[2])
-        split = "test" if index < 5 else "validation" if index == 5 else "train"
-        splits[split].append((samples, int(parts[0])))
-    if not all(splits.values()):
-        raise DataError(
-            f"{path} has {', '.join(f'{len(v)} {k}' for k, v in splits.items())} recordings",
-            expected="some for each split: index 0 to 4, 5, and 6 on",
-            do="give the whole data set",
-        )
-    return splits
-
-
-def files(path: Path) -> Iterator[tuple[str, io.BytesIO]]:
-    """Name and contents of the WAV files of a folder or tar, by name."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*.wav"), key=lambda file: file.name):
-            yield file.name, io.BytesIO(file.read_bytes())
-        return
-    if not path.is_file() or not tarfile.is_tarfile(path):
-        raise DataError(
-            f"{path} is no folder and no tar",
-            expected="a folder of .wav files, or a tar of one",
-            do="correct --data, or leave it out for made sounds",
-        )
-    with tarfile.open(path) as archive:
-        for member in sorted(archive.getmembers(), key=lambda member: member.name):
-            file = archive.extractfile(member) if member.name.endswith(".wav") else None
-            if file is not None:
-                yield member.name, io.BytesIO(file.read())
 
 
 def made(seed: int) -> dict[str, Sounds]:
