@@ -76,7 +76,6 @@ PLANS: dict[str, list[str]] = {
         *[IMAGENET, "--model", "vit_l16", "--image-size", "224", *LAYERS, *PHOTOS],
     ],
     "bert-large-on-v5e-16": [*BERT, *LAYERS, "--batch-size", "256", "--on", "v5e-16"],
-    "bert-large-pretraining-on-v5e-16": ["benchmarks/pretraining.py", "--on", "v5e-16"],
     "deepspeech2-on-v5e-16": [*SPEECH, "--batch-size", "512", "--on", "v5e-16"],
     "wavenet-on-v5e-16": [
         *["examples/wavenet.py", "--size", "published", "--length", "7680", "--batch-size", "32"],

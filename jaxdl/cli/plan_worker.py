@@ -1,6 +1,6 @@
 """The process of ``jaxdl plan`` that loads libtpu, compiles, and leaves its answer in a file.
 
-Reads from: errors, tpu, cli.files, cli.plan_answers, cli.plan_builder, cli.plan_options.
+Reads from: errors, tpu, cli.files, cli.pipes, cli.plan_answers, cli.plan_builder, cli.plan_options.
 Used by: cli.planning, as a process.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdl.cli.files import load
+from jaxdl.cli.pipes import while_it_is_read
 from jaxdl.cli.plan_answers import write_answer, write_error
 from jaxdl.cli.plan_builder import Builder
 from jaxdl.cli.plan_options import PlanOptions, read_options
@@ -40,6 +41,10 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Its exit code; what is in the file goes before it.
     """
+    return while_it_is_read(lambda: _ended(argv))
+
+
+def _ended(argv: Sequence[str]) -> int:
     answer = Path(argv[0])
     with warnings.catch_warnings():
         warnings.showwarning = _say_warning

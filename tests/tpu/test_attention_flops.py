@@ -1,4 +1,4 @@
-"""Axes of collectives, and the FLOPs of attention's own products."""
+"""Axes of collectives, and the FLOPs of causal attention's own products."""
 
 from __future__ import annotations
 
@@ -82,11 +82,24 @@ def test_other_models_have_no_attention_flops():
     assert attention_of(jaxdl.make_train_step(objective, optax.sgd(0.1)), images) == 0
 
 
-def test_attention_of_ones_own_with_a_single_head():
+@pytest.mark.parametrize("implementation", ["plain", "xla"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_only_causal_attention_counts(causal, implementation):
+    """BERT's and ViT's looks both ways: no mask halves it."""
+    layer = models.SelfAttention(2, causal=causal, implementation=implementation)
+    x, key = like(3, 8, 16), jax.eval_shape(jax.random.key, 0)
+    params = jax.eval_shape(layer.init, key, x)
+    program = jax.make_jaxpr(jax.grad(lambda params, x: jnp.sum(layer.apply(params, x))))
+    assert count_attention(program(params, x)) == causal * 12 * 3 * 8 * 8 * 16
+
+
+@pytest.mark.parametrize(("scope", "counts"), [("my_causal_attention", 1), ("my_attention", 0)])
+def test_attention_of_ones_own_with_a_single_head(scope, counts):
     def attention(q, k, v):
-        with jax.named_scope("my_attention"):
+        with jax.named_scope(scope):
             scores = jnp.einsum("btd,bsd->bts", q, k)
             return jnp.einsum("bts,bsd->btd", jax.nn.softmax(scores), v)
 
     x = like(2, 8, 4)
-    assert count_attention(jax.make_jaxpr(attention)(x, x, x)) == 2 * 2 * 2 * 8 * 8 * 4
+    found = count_attention(jax.make_jaxpr(attention)(x, x, x))
+    assert found == counts * 2 * 2 * 2 * 8 * 8 * 4

@@ -53,6 +53,19 @@ def test_a_plan_that_fits_tells_all_there_is():
         assert words in text, words
 
 
+def test_causal_attention_is_told_of_where_there_is_some():
+    plan = planned(collectives=TRAFFIC, flops=10**15, attention_flops=0)
+    text = table(plan)
+    assert "causal" not in text
+    assert "in full" not in text
+    low, high = (f"{100 * share:.1f}" for share in plan.times.mfu)
+    assert f"{low} .. {high} %" in text
+    rows = [
+        line.split()[0] for line in text.split("FLOPs of one step")[1].splitlines()[4:8] if line
+    ]
+    assert rows == ["executed", "recomputed", "model"]
+
+
 def test_a_plan_that_does_not_fit_tells_what_is_large_and_what_helps():
     text = table(planned(refusal=REFUSAL), ["remat='full' (compiled)", "microbatches 4"])
     assert "does not fit: needs 27.44 GiB, has 15.75 GiB (compiler's figure)" in text

@@ -85,8 +85,8 @@ class Facts:
         buffers: every argument, the largest first.
         collectives: every one; empty when the program does not fit.
         flops: of one step on all devices.
-        attention_flops: the part of ``flops.model`` in products of two activations within a
-            ``softmax``-attention, which a causal mask halves; 0 when there is none.
+        attention_flops: the part of ``flops.model`` in products of two activations within causal
+            attention, which its mask halves; 0 when there is none, see ``count_attention``.
         cycles: the compiler's estimate of one step's arithmetic on one device; ``None`` when it
             gave none.
         hbm_bytes: read and written by one step on one device; ``None`` when it did not compile.
@@ -127,7 +127,7 @@ class Times:
         fastest: everything overlapped: the largest of them.
         slowest: nothing overlapped: their sum.
         mfu: model FLOPs utilisation, ``(slowest, fastest)`` step, full attention.
-        mfu_causal: the same, attention counted as a causal mask leaves it.
+        mfu_causal: the same, causal attention counted as its mask leaves it.
         derates: each rate that was assumed, in words.
     """
 

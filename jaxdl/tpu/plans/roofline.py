@@ -35,7 +35,7 @@ class Work(NamedTuple):
         mesh: size of each axis, outermost first.
         executed: FLOPs on all devices, recomputation included.
         model: FLOPs on all devices without recomputation, attention in full.
-        attention: the part of ``model`` that a causal mask halves.
+        attention: the part of ``model`` that causal masks halve.
         cycles: the compiler's estimate for one device; ``None`` when there is none.
         hbm_bytes: read and written by one device; ``None`` when not known.
         collectives: every one.

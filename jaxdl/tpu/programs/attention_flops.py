@@ -1,4 +1,4 @@
-"""FLOPs of attention's own products, ``Q K^T`` and ``weights V``, which a causal mask halves.
+"""FLOPs of causal attention's own products, ``Q K^T`` and ``weights V``, which the mask halves.
 
 Reads from: tpu.programs.contractions, tpu.programs.flops. Used by: tpu.plans.planning.
 """
@@ -16,18 +16,23 @@ from jaxdl.tpu.programs.flops import count_jaxpr
 __all__ = ["count_attention"]
 
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+_CAUSAL = re.compile("causal", re.IGNORECASE)
 
 
 def count_attention(program: Any) -> int:
-    """FLOPs of the products of two activations within attention, forwards and backwards.
+    """FLOPs of the products of two activations within causal attention, forwards and backwards.
 
     Recomputation is left out, as in ``Flops.model``. What counts is a product within a scope whose
-    name has ``attention`` or ``attn`` in it, such as the module ``block_0/attention``:
+    name has ``attention`` or ``attn`` in it, and within one with ``causal``, which may be the same:
+    ``models.attention`` has the scope ``causal_attention`` where it is causal. Of these:
 
     * a ``dot_general`` with two or more batch dimensions (rows and heads), or with one directly in
       that scope (rows, of a single head). A projection by a kernel, and its gradients, have none,
       and have a scope of their own inside when they are mapped over examples;
     * every product of a Pallas kernel.
+
+    Attention that is causal and does not say so is not counted: no program says what its masks
+    hide.
 
     Args:
         program: a jaxpr, as for ``count_jaxpr``.
@@ -72,7 +77,7 @@ def _is_program(value: Any) -> bool:
 
 def _is_product(eqn: Any, names: Sequence[str], *, kernel: bool) -> bool:
     found = [place for place, name in enumerate(names) if _ATTENTION.search(name)]
-    if not found:
+    if not found or not any(_CAUSAL.search(name) for name in names):
         return False
     if kernel:
         return True

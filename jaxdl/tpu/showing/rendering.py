@@ -51,7 +51,7 @@ def table(plan: Plan, changes: Iterable[Any] = ()) -> str:
         parts.append(_list("Changes under which it fits, the smallest first", said, numbered=True))
     parts.append(_flops(facts))
     if plan.times is not None:
-        parts += [_collectives(facts), _times(plan.times), _mfu(plan.times)]
+        parts += [_collectives(facts), _times(plan.times), _mfu(facts, plan.times)]
         assumed = [f"{name}: {words}" for name, words in plan.times.derates.items()]
         parts.append(_list("Assumptions", assumed))
     if facts.notes:
@@ -145,12 +145,15 @@ def _buffers(facts: Facts) -> RenderableType:
 def _flops(facts: Facts) -> RenderableType:
     devices = facts.topology.devices
     shown = _table("FLOPs of one step", "", "all devices", "one device")
-    rows = [
+    rows: list[tuple[str, float]] = [
         ("executed", facts.flops.total),
         ("recomputed (remat)", facts.flops.recomputed),
-        ("model, attention in full", facts.flops.model),
-        ("model, attention causal", facts.flops.model - facts.attention_flops / 2),
     ]
+    if facts.attention_flops:
+        rows.append(("model, attention in full", facts.flops.model))
+        rows.append(("model, attention causal", facts.flops.model - facts.attention_flops / 2))
+    else:
+        rows.append(("model", facts.flops.model))
     for name, value in rows:
         shown.add_row(name, flops(value), flops(value / devices))
     return shown
@@ -195,10 +198,13 @@ def _times(times: Times) -> RenderableType:
     return shown
 
 
-def _mfu(times: Times) -> RenderableType:
-    shown = _table(
-        "Model FLOPs utilisation (MFU)", "attention counted", "no overlap .. full overlap"
-    )
+def _mfu(facts: Facts, times: Times) -> RenderableType:
+    title, range_ = "Model FLOPs utilisation (MFU)", "no overlap .. full overlap"
+    if not facts.attention_flops:
+        shown = _table(title, range_, left=0)
+        shown.add_row(percent_range(times.mfu))
+        return shown
+    shown = _table(title, "attention counted", range_)
     shown.add_row("in full", percent_range(times.mfu))
     shown.add_row("as a causal mask leaves it", percent_range(times.mfu_causal))
     return shown
