@@ -271,10 +271,10 @@ def _check(rules: _Rules, rows: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ConfigError(f"{name} is {value}", expected="at least 1", do=f"raise {name}")
-    if not rules.length_penalty >= 0:
+    if not 0 <= rules.length_penalty < float("inf"):
         raise ConfigError(
             f"length_penalty is {rules.length_penalty}",
-            expected="at least 0",
+            expected="a finite number, at least 0",
             do="use 0 for none; Wu et al. took 0.2, Vaswani et al. 0.6",
         )
     if rules.start < 0 or rules.end < 0:

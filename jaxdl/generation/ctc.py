@@ -192,12 +192,12 @@ def _parents(beam: _Beam, real: jax.Array) -> jax.Array:
 def _checked(logits: Any, mask: Any, blank: int) -> tuple[jax.Array, jax.Array]:
     logits = jnp.asarray(logits)
     shape = logits.shape[:2]
-    fits = logits.ndim == 3 and 0 <= blank < logits.shape[-1]
+    fits = logits.ndim == 3 and logits.shape[1] > 0 and 0 <= blank < logits.shape[-1]
     if not fits or (mask is not None and jnp.shape(mask) != shape):
         raise BatchError(
             f"logits have shape {list(logits.shape)}, the mask "
             f"{None if mask is None else list(jnp.shape(mask))}, the blank is {blank}",
-            expected="[B, T, K], [B, T] or None, and a class",
+            expected="[B, T, K] with at least one frame, [B, T] or None, and a class",
             do="pass what the model returned for a batch",
         )
     return logits, jnp.ones(shape, bool) if mask is None else jnp.asarray(mask) != 0

@@ -29,6 +29,7 @@ class Generated(NamedTuple):
         tokens: int32 ``[B, P + max_tokens]``: the prompt's real tokens, those that were generated,
             then ``pad_token``.
         lengths: how many tokens of each row are no padding, int32 ``[B]``; the end token counts.
+            0 for a prompt without a token, which nothing follows.
         ended: booleans ``[B]``: false where ``max_tokens`` came before the end token.
     """
 
@@ -150,8 +151,10 @@ def generate(
         top_k: see ``sample``.
         top_p: see ``sample``.
         end_token: what ends a row; ``None``: nothing does.
-        prompt_mask: shape ``[B, P]``, 1 on real tokens and 0 on padding, which comes after them.
-        pad_token: what follows the end of a row in the result.
+        prompt_mask: shape ``[B, P]``, 1 on real tokens and 0 on padding, which comes after them and
+            may be any number: the model never reads it. Of a traced mask only the shape can be
+            checked.
+        pad_token: what follows the end of a row in the result; any number.
         **options: of every call of the model, such as ``condition``.
 
     Returns:
@@ -177,13 +180,17 @@ def generate(
     room = prompt.shape[1] + max_tokens - 1
     cache = empty_cache(model, params, prompt.shape[0], room, **options)
     read = _reader(model, params, plan, room, options)
+    real = jnp.arange(prompt.shape[1])[None] < plan.lengths[:, None]
+    # Not the given padding: a number that is no word would make a model's values NaN.
+    prompt = jnp.where(real, prompt, 0)
     if plan.read:
         _, cache = read(prompt[:, : plan.read], cache, None)
 
     def body(text: _Text) -> _Text:
         place = plan.first + text.time
         rows = jnp.arange(len(place))
-        logits, kept = read(text.tokens[rows, place - 1][:, None], text.cache, text.time)
+        last = text.tokens[rows, jnp.maximum(place - 1, 0)]
+        logits, kept = read(last[:, None], text.cache, text.time)
         _check_end(end_token, logits)
         drawn = sample(
             jax.random.fold_in(key, text.time),
@@ -203,13 +210,13 @@ def generate(
     def unfinished(text: _Text) -> jax.Array:
         return (text.time < plan.steps) & ~jnp.all(text.ended)
 
-    real = jnp.arange(prompt.shape[1])[None] < plan.lengths[:, None]
-    tokens = jnp.where(real, prompt, pad_token)
-    tokens = jnp.pad(tokens, ((0, 0), (0, max_tokens)), constant_values=pad_token)
-    none = jnp.zeros(prompt.shape[:1], bool)
-    text = _Text(jnp.int32(0), tokens, plan.lengths, none, cache)
+    tokens = jnp.pad(prompt, ((0, 0), (0, max_tokens)))
+    empty = plan.lengths == 0
+    text = _Text(jnp.int32(0), tokens, plan.lengths, empty, cache)
     text = jax.lax.while_loop(unfinished, body, text)
-    return Generated(text.tokens, text.lengths, text.ended)
+    written = jnp.arange(tokens.shape[1])[None] < text.lengths[:, None]
+    tokens = jnp.where(written, text.tokens, pad_token)
+    return Generated(tokens, text.lengths, text.ended & ~empty)
 
 
 def _planned(model: nn.Module, prompt: jax.Array, mask: Any, max_tokens: int) -> _Plan:
@@ -238,7 +245,7 @@ def _reader(
             call["mask"] = (slots < plan.lengths[:, None] - 1) | (slots >= plan.read)
             call["positions"] = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
             if time is not None:
-                call["positions"] = (plan.lengths - 1 + time)[:, None]
+                call["positions"] = (jnp.maximum(plan.lengths - 1, 0) + time)[:, None]
         given = {"params": params, "cache": cache}
         logits, kept = model.apply(given, tokens, decode=True, mutable=["cache"], **call)
         if logits.ndim != 3 or logits.shape[:2] != (rows, tokens.shape[1]):
@@ -265,11 +272,15 @@ def _checked(model: nn.Module, prompt: Any, max_tokens: int, end_token: int | No
             expected="integers [B, P], at least one token a row",
             do="begin with the token that texts began with in training",
         )
-    if max_tokens < 1 or (end_token is not None and end_token < 0):
+    if max_tokens < 1:
         raise ConfigError(
-            f"max_tokens is {max_tokens} and end_token {end_token}",
-            expected="at least 1; a token number or None",
-            do="raise max_tokens, or leave end_token out",
+            f"max_tokens is {max_tokens}", expected="at least 1", do="ask for a token or more"
+        )
+    if end_token is not None and end_token < 0:
+        raise ConfigError(
+            f"end_token is {end_token}",
+            expected="the number of a token, or None",
+            do="leave it None where nothing ends a text",
         )
     longest = getattr(model, "max_length", None)
     if longest is not None and prompt.shape[1] + max_tokens > longest:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxdl.errors import ConfigError
 
@@ -23,7 +24,7 @@ def keep_top_k(logits: Any, k: int) -> jax.Array:
 
     Args:
         logits: floats, shape ``[..., V]``.
-        k: at least 1; with ``V`` or more all are kept.
+        k: at least 1, and not traced; with ``V`` or more all are kept.
 
     Returns:
         The shape and dtype of ``logits``.
@@ -55,7 +56,7 @@ def keep_top_p(logits: Any, p: Any) -> jax.Array:
         The shape of ``logits``, float32.
 
     Raises:
-        ConfigError: ``p`` is a number out of its range.
+        ConfigError: ``p`` is out of its range, where it is not traced, or no scalar.
 
     Examples:
         >>> keep_top_p(jnp.log(jnp.array([0.2, 0.5, 0.3])), 0.6).tolist()[0]
@@ -89,14 +90,14 @@ def sample(
         key: not used where the temperature is 0.
         logits: floats, shape ``[..., V]``.
         temperature: at least 0, a number or a scalar array; at 0 the likeliest token is taken.
-        top_k: see ``keep_top_k``; ``None`` for all.
+        top_k: see ``keep_top_k``, part of the program; ``None`` for all.
         top_p: see ``keep_top_p``; ``None`` for all.
 
     Returns:
         int32, shape ``[...]``.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: a number is out of its range, where it is not traced, or no scalar.
 
     Examples:
         >>> sample(jax.random.key(0), jnp.array([[0.0, 2.0, 1.0]]), temperature=0).tolist()
@@ -105,7 +106,7 @@ def sample(
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     logits = jnp.asarray(logits).astype(jnp.float32)
     likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    if _is_number(temperature) and temperature == 0:
+    if _known(temperature) == 0:
         return likeliest
     scaled = logits / jnp.where(jnp.asarray(temperature) > 0, temperature, 1.0)
     if top_k is not None:
@@ -117,7 +118,7 @@ def sample(
 
 
 def check_sampling(*, temperature: Any = 1.0, top_k: Any = None, top_p: Any = None) -> None:
-    """The settings of ``sample`` are in their ranges; traced ones pass.
+    """The settings of ``sample`` are in their ranges; a traced temperature or ``top_p`` passes.
 
     Args:
         temperature: at least 0.
@@ -125,9 +126,17 @@ def check_sampling(*, temperature: Any = 1.0, top_k: Any = None, top_p: Any = No
         top_p: above 0 and at most 1, or ``None``.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one is not, or is an array of several numbers.
     """
-    if _is_number(temperature) and not 0 <= temperature < float("inf"):
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if value is not None and jnp.ndim(value):
+            raise ConfigError(
+                f"{name} has the shape {list(jnp.shape(value))}",
+                expected="one number for all rows",
+                do="map over rows with jax.vmap, or draw for rows of one setting at a time",
+            )
+    number = _known(temperature)
+    if number is not None and not 0 <= number < float("inf"):
         raise ConfigError(
             f"temperature is {temperature}",
             expected="a finite number, at least 0",
@@ -139,7 +148,8 @@ def check_sampling(*, temperature: Any = 1.0, top_k: Any = None, top_p: Any = No
             expected="at least 1, or None",
             do="leave it None to keep every token",
         )
-    if _is_number(top_p) and not 0 < top_p <= 1:
+    number = _known(top_p)
+    if number is not None and not 0 < number <= 1:
         raise ConfigError(
             f"top_p is {top_p}",
             expected="above 0 and at most 1, or None",
@@ -147,5 +157,6 @@ def check_sampling(*, temperature: Any = 1.0, top_k: Any = None, top_p: Any = No
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+def _known(value: Any) -> float | None:
+    """The number, where it is one and is not traced."""
+    return None if value is None or isinstance(value, Tracer) else float(jax.device_get(value))

@@ -1,6 +1,7 @@
 """Scaled dot-product attention: one function for every model, and the layer around it.
 
-Reads from: errors, models.activations, models.kernels, models.masks. Used by: the models beside it.
+Reads from: errors, models.activations, models.kernels, models.layers, models.masks. Used by: the
+models beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jaxdl.errors import BatchError, ConfigError
 from jaxdl.models.activations import constrain
 from jaxdl.models.kernels import choose, flash
+from jaxdl.models.layers import check_rank
 from jaxdl.models.masks import Reach, cache_mask, places, reach_of, segment_mask
 
 __all__ = ["SelfAttention", "attention"]
@@ -33,8 +35,11 @@ def attention(
 ) -> jax.Array:
     r"""Multi-head attention, :math:`softmax(Q K^T / \sqrt{H}) V`, for each head.
 
-    The softmax is taken in float32. A query that may see no key at all gets zeros. With fewer heads
-    of keys than of queries, each is shared by ``N / K`` heads of queries that follow each other.
+    The softmax is taken in float32; of float64 in float64, by the plain one. A query that may see
+    no key at all gets zeros. With fewer heads of keys than of queries, each is shared by ``N / K``
+    heads of queries that follow each other. What is computed is in the scope ``causal_attention``
+    or ``attention``.
+
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; shared keys: Ainslie et al. 2023,
     arXiv:2305.13245.
 
@@ -69,15 +74,17 @@ def attention(
     pairs = _pairs(mask, segments, query.shape[:2], key.shape[1])
     chosen = choose(implementation, query, key, mask=mask, segments=segments, drops=bool(dropout))
     seen = _seen(pairs, query.shape[1], causal=causal)
-    if chosen == "plain":
-        out = _plain(query, key, value, seen, dropout)
-    elif chosen == "flash":
-        out = flash(query, key, value, causal=causal, mask=mask, segments=segments)
-    else:
-        kind = "cudnn" if chosen == "cudnn" else "xla"
-        out = jax.nn.dot_product_attention(
-            query, key, value, mask=pairs, is_causal=causal, implementation=kind
-        )
+    # The planner counts half of what is in a scope of this name.
+    with jax.named_scope("causal_attention" if causal else "attention"):
+        if chosen == "plain":
+            out = _plain(query, key, value, seen, dropout)
+        elif chosen == "flash":
+            out = flash(query, key, value, causal=causal, mask=mask, segments=segments)
+        else:
+            kind = "cudnn" if chosen == "cudnn" else "xla"
+            out = jax.nn.dot_product_attention(
+                query, key, value, mask=pairs, is_causal=causal, implementation=kind
+            )
     if pairs is None or seen is None:
         return out
     # A softmax over nothing is uniform: it would show a padded query the future.
@@ -147,7 +154,8 @@ def _plain(
 ) -> jax.Array:
     if query.shape[2] != key.shape[2]:
         key, value = (jnp.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value))
-    scores = jnp.einsum("btnh,bsnh->bnts", query, key, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("btnh,bsnh->bnts", query, key, preferred_element_type=wide)
     scores = scores * query.shape[-1] ** -0.5
     if seen is not None:
         # Finite, so that a row with nothing to see has no NaN in its gradient.
@@ -196,23 +204,24 @@ class SelfAttention(nn.Module):
     rotary: Any = None
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: Any = None, *, train: bool = False, decode: bool = False
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: Any = None, *, train: bool = False) -> jax.Array:
         """Maps ``[B, T, D]`` to ``[B, T, D]``.
 
         Args:
             x: shape ``[B, T, D]``.
-            mask: see ``attention``; or a ``Reach``, with segments, positions and a cache's index.
-            train: whether dropout is on.
-            decode: whether there is a cache. There is where the ``Reach`` has an ``index``.
+            mask: see ``attention``; or a ``Reach``, with segments and positions, and with an index
+                where there is a cache.
+            train: whether dropout is on. Over a cache there is none.
 
         Raises:
-            ConfigError: the heads do not divide ``D`` or each other, or a cache has no index.
-            BatchError: there are more tokens than the cache has room for, or other rows.
+            ConfigError: the heads do not divide ``D`` or each other, or there is a cache and
+                attention is not causal.
+            BatchError: ``x`` has other axes, or there are more tokens than the cache has room for,
+                or other rows.
         """
-        self._check(x.shape[-1], mask, decode=decode)
+        check_rank(x, 3, "[B, T, D]", "SelfAttention")
         reach = reach_of(mask)
+        self._check(x.shape[-1], reach)
         query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
         if self.rotary is not None:
             stands = places(reach, x.shape[0], x.shape[1])
@@ -269,21 +278,21 @@ class SelfAttention(nn.Module):
         for name, new in (("cached_key", key), ("cached_value", value)):
             cached = self.variable("cache", name, jnp.zeros_like, new)
             _check_room(cached.value.shape, new.shape)
-            start = (0, reach.index, 0, 0)
-            whole = jax.lax.dynamic_update_slice(
-                cached.value, new.astype(cached.value.dtype), start
+            whole = jax.lax.dynamic_update_slice_in_dim(
+                cached.value, new.astype(cached.value.dtype), reach.index, axis=1
             )
             cached.value = constrain(whole, ("batch", "keys", "heads", None))
             kept.append(cached.value)
         room = kept[0].shape[1]
         seen = cache_mask(reach, rows, length, room)
-        # Kernels take no mask of pairs, and a few queries need none.
-        chosen = "plain" if self.implementation == "plain" else "xla"
+        # Kernels take no mask of pairs, and a few queries need none: XLA's is chosen, where it can.
+        chosen = "plain" if self.implementation == "plain" else None
         out = attention(query, *kept, causal=False, mask=seen, implementation=chosen)
         # Past its end the cache was written over: better no number than a wrong one.
         return jnp.where(reach.index + length <= room, out, jnp.full_like(out, jnp.nan))
 
-    def _check(self, width: int, mask: Any, *, decode: bool) -> None:
+    @nn.nowrap
+    def _check(self, width: int, reach: Reach) -> None:
         if self.num_heads < 1 or width % self.num_heads:
             raise ConfigError(
                 f"{self.num_heads} heads do not divide {width} features",
@@ -297,17 +306,11 @@ class SelfAttention(nn.Module):
                 expected="num_heads a multiple of num_kv_heads",
                 do="change one of the two, or leave num_kv_heads out",
             )
-        if (decode or reach_of(mask).index is not None) and not self.causal:
+        if reach.index is not None and not self.causal:
             raise ConfigError(
                 "a cache was asked of attention that looks both ways",
-                expected="causal=True with decode=True",
+                expected="causal=True where a Reach has an index",
                 do="set causal, or read the whole text at once",
-            )
-        if decode and reach_of(mask).index is None:
-            raise ConfigError(
-                "decode=True, and nothing says how many tokens are in the cache",
-                expected="a Reach with an index",
-                do="pass masks.Reach(mask, index=...) in place of the mask",
             )
 
 

@@ -1,6 +1,6 @@
-"""What every decoder does with the masks, segments and positions of its call, and with its cache.
+"""What a decoder does with the masks, segments and positions of its call, and with its cache.
 
-Reads from: errors, models.masks. Used by: models.gpt and the decoders like it.
+Reads from: errors, models.masks. Used by: models.gpt.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def reach_in(
 
     Raises:
         BatchError: segments or positions do not fit the tokens.
-        ConfigError: segments together with a cache.
+        ConfigError: segments together with a cache, or a cache that may not be written.
     """
     shape = jnp.shape(tokens)
     for name, value in (("segments", segments), ("positions", positions)):
@@ -57,6 +57,12 @@ def reach_in(
             "segments were given together with decode=True",
             expected="one text a row where tokens are kept in a cache",
             do="unpack the rows first",
+        )
+    if not module.is_mutable_collection("cache"):
+        raise ConfigError(
+            "decode=True, and the collection 'cache' may not be written",
+            expected='mutable=["cache"] beside decode=True',
+            do='logits, kept = model.apply(variables, tokens, decode=True, mutable=["cache"])',
         )
     made = module.has_variable("cache", "index")
     index = module.variable("cache", "index", jnp.zeros, (), jnp.int32)

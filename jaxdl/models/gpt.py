@@ -168,10 +168,11 @@ class GPT(nn.Module):
         positions: Any = None,
         decode: bool = False,
     ) -> jax.Array:
-        """Maps tokens ``[B, T]`` to logits, float32 ``[B, T, V]``.
+        """Maps tokens ``[B, T]`` to logits ``[B, T, V]``, float32 or wider.
 
         Args:
-            tokens: integers from 0 to ``V - 1``, shape ``[B, T]``.
+            tokens: integers from 0 to ``V - 1``, shape ``[B, T]``. A larger one makes its row NaN,
+                a negative one counts from the end of the vocabulary, as an index does.
             train: whether dropout is on.
             mask: as ``hidden``.
             segments: as ``hidden``.
@@ -191,7 +192,8 @@ class GPT(nn.Module):
             decode=decode,
         )
         head = embedding.astype(x.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=wide)
         return constrain(logits, ("batch", "time", None))
 
     @nn.compact
@@ -218,7 +220,7 @@ class GPT(nn.Module):
                 sees those of its own segment only.
             positions: which position embedding each token gets, integers ``[B, T]``; counted from
                 the row's beginning when ``None``, on from the cache's end with ``decode``. A
-                position of ``max_length`` or more makes its row NaN.
+                position of ``max_length`` or more makes its row NaN; none may be negative.
             decode: keep keys and values in the collection ``"cache"``: ``tokens`` follow those of
                 the calls before. A call that finds no cache makes an empty one, with room for as
                 many tokens (``generation.empty_cache``). A call that reads past its end gives NaN.
@@ -229,27 +231,15 @@ class GPT(nn.Module):
         Raises:
             BatchError: ``tokens`` are no integers ``[B, T]``, or longer than ``max_length`` or than
                 the cache; or segments, positions or mask do not fit them.
-            ConfigError: segments together with ``decode``.
+            ConfigError: segments together with ``decode``, or a cache that may not be written.
         """
         tokens = self._checked(tokens)
         reach = reach_in(
             self, tokens, mask=mask, segments=segments, positions=positions, decode=decode
         )
 
-        def embedding(count: int, scale: float, name: str) -> nn.Embed:
-            return nn.Embed(
-                count,
-                self.hidden_dim,
-                embedding_init=_normal(scale),
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                name=name,
-            )
-
-        words = embedding(self.vocab_size, 1.0, "token_embedding")
-        table = embedding(self.max_length, 0.5, "position_embedding").embedding
-        x = words(tokens)
-        x = constrain(x + _ahead(table, reach, tokens, x.dtype), _RESIDUAL)
+        words = self._embedding(self.vocab_size, 1.0, "token_embedding")
+        x = constrain(self._placed(words(tokens), reach), _RESIDUAL)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         block, options = self._layer(train=train)
         x = run_layers(
@@ -261,16 +251,23 @@ class GPT(nn.Module):
             scan_layers=self.scan_layers,
             remat=self.remat,
         )
-        norm = nn.LayerNorm(
-            epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
-        )
-        return constrain(norm(x), _RESIDUAL), words.embedding
+        x = constrain(self._last_norm()(x), _RESIDUAL)
+        return x, self._head(words).embedding
 
+    # What a decoder is made of; another one puts its own in their place. Not wrapped: the
+    # operations keep the model's name, without a method's.
+    @nn.nowrap
+    def _placed(self, x: jax.Array, reach: Any) -> jax.Array:
+        """Embedded tokens ``[B, T, D]`` that know their positions."""
+        table = self._embedding(self.max_length, 0.5, "position_embedding").embedding
+        return x + _ahead(table, reach, x)
+
+    @nn.nowrap
     def _layer(self, *, train: bool) -> tuple[type[nn.Module], dict[str, Any]]:
-        """The block and its options; another model puts its own here."""
+        """The block and its options."""
         return Block, {
             "num_heads": self.num_heads,
-            "mlp_dim": self.mlp_dim or 4 * self.hidden_dim,
+            "mlp_dim": 4 * self.hidden_dim if self.mlp_dim is None else self.mlp_dim,
             "dropout_rate": self.dropout_rate,
             "residual_scale": (2 * max(self.num_layers, 1)) ** -0.5,
             "train": train,
@@ -279,28 +276,52 @@ class GPT(nn.Module):
             "implementation": self.implementation,
         }
 
+    @nn.nowrap
+    def _last_norm(self) -> nn.Module:
+        return nn.LayerNorm(
+            epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
+        )
+
+    @nn.nowrap
+    def _head(self, words: nn.Embed) -> nn.Embed:
+        """The words as the logits are made by, given those of the tokens."""
+        return words
+
+    @nn.nowrap
+    def _embedding(self, count: int, scale: float, name: str) -> nn.Embed:
+        return nn.Embed(
+            count,
+            self.hidden_dim,
+            embedding_init=_normal(scale),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    @nn.nowrap
     def _checked(self, tokens: Any) -> jax.Array:
         check_rank(tokens, 2, "[B, T]", type(self).__name__)
         tokens = jnp.asarray(tokens)
-        if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.shape[1] > self.max_length:
+        whole = jnp.issubdtype(tokens.dtype, jnp.integer)
+        if not whole or not 1 <= tokens.shape[1] <= self.max_length:
             raise BatchError(
                 f"{type(self).__name__} got tokens of shape {list(tokens.shape)} and dtype "
                 f"{tokens.dtype}",
-                expected=f"integers, at most {self.max_length} in a row",
+                expected=f"integers, at least 1 and at most {self.max_length} in a row",
                 do="cut the rows, raise max_length, or cast the tokens",
             )
         return tokens
 
 
-def _ahead(table: Any, reach: Any, tokens: jax.Array, dtype: Any) -> jax.Array:
-    """Each token's position embedding, ``[B or 1, T, D]``."""
+def _ahead(table: Any, reach: Any, x: jax.Array) -> jax.Array:
+    """Each token's position embedding, ``[B or 1, T, D]``, in the dtype of ``x [B, T, D]``."""
     table = jnp.asarray(table)
-    rows, length = tokens.shape
+    rows, length, _ = x.shape
     if not isinstance(reach, Reach) or (reach.positions is None and reach.index is None):
         # Sliced, as a lookup in a table that is divided over devices is a sum over them. Its
         # gradient is whole, or the optimizer's state would be divided like the rows and gathered.
-        return constrain(table[None, :length].astype(dtype), (None, "keys", "features"))
-    whole = constrain(table.astype(dtype), ("keys", "features"))
+        return constrain(table[None, :length].astype(x.dtype), (None, "keys", "features"))
+    whole = constrain(table.astype(x.dtype), ("keys", "features"))
     return jnp.take(whole, places(reach, rows, length), axis=0, mode="fill")
 
 

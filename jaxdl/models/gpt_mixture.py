@@ -122,12 +122,13 @@ class MixtureGPT(GPT):
     balance_weight: float = 0.01
     z_weight: float = 0.001
 
+    @nn.nowrap
     def _layer(self, *, train: bool) -> tuple[type[nn.Module], dict[str, Any]]:
         same = ("num_heads", "num_experts", "top_k", "capacity_factor", "balance_weight")
         same = (*same, "z_weight", "dropout_rate", "dtype", "param_dtype", "implementation")
         return MixtureBlock, {
             **{name: getattr(self, name) for name in same},
-            "mlp_dim": self.mlp_dim or 4 * self.hidden_dim,
+            "mlp_dim": 4 * self.hidden_dim if self.mlp_dim is None else self.mlp_dim,
             "residual_scale": (2 * max(self.num_layers, 1)) ** -0.5,
             "train": train,
         }

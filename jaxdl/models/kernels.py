@@ -33,10 +33,11 @@ def choose(
 ) -> str:
     """Which implementation of ``attention`` computes this.
 
-    ``None`` takes the plain one where attention weights are dropped; on a TPU the flash kernel
-    where it can (see ``flash_fits``; no row is divided over devices, and it is known how arrays
-    are, see ``kernels_can_run``); on a GPU cuDNN where it can (half precision, ``H`` a multiple of
-    8 up to 128, no mask and no segments); else XLA's.
+    ``None`` takes the plain one where attention weights are dropped, in float64, which the others
+    compute in float32, and in float16 outside of GPUs, which JAX's own refuses on a CPU; on a TPU
+    the flash kernel where it can (see ``flash_fits``; no row is divided over devices, and it is
+    known how arrays are, see ``kernels_can_run``); on a GPU cuDNN where it can (half precision,
+    ``H`` a multiple of 8 up to 128, no mask and no segments); else XLA's.
 
     The choice looks at the process's own backend. A program that is compiled for TPUs on a host
     that has none, as the planner's, has XLA's attention unless ``implementation="flash"`` asks
@@ -69,12 +70,13 @@ def choose(
             expected="the plain one, where there is attention dropout",
             do="leave implementation None, or set the dropout rate to 0",
         )
-    if implementation or drops:
+    backend = jax.default_backend()
+    alone = query.dtype == jnp.float64 or (query.dtype == jnp.float16 and backend != "gpu")
+    if implementation or drops or alone:
         return implementation or "plain"
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     size = query.shape[-1]
     masked = mask is not None or segments is not None
-    backend = jax.default_backend()
     if backend == "gpu" and half and size % 8 == 0 and size <= 128 and not masked:
         return "cudnn"
     whole = parts(query.shape[1], "time") == 1

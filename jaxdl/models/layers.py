@@ -49,7 +49,8 @@ def check_rank(x: Any, rank: int, axes: str, model: str) -> None:
         raise BatchError(
             f"{model} got an input of shape {list(jnp.shape(x))}",
             expected=f"{rank} axes: {axes}",
-            do="reshape the batch field (a grey image has a last axis of length 1)",
+            do="reshape the batch field"
+            + (" (a grey image has a last axis of length 1)" if rank == 4 else ""),
         )
 
 

@@ -1,7 +1,7 @@
 """Llama: GPT's decoder with RMSNorm, rotary positions, gated feed-forward layers, grouped queries.
 
-Reads from: models.activations, models.attention, models.decoding, models.gpt, models.rotary,
-models.stack. Used by: recipes, by choice.
+Reads from: models.activations, models.attention, models.gpt, models.rotary. Used by: recipes, by
+choice.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxdl.models.activations import constrain
 from jaxdl.models.attention import SelfAttention
-from jaxdl.models.decoding import reach_in
 from jaxdl.models.gpt import GPT
 from jaxdl.models.rotary import Rotary, RotaryScaling
-from jaxdl.models.stack import run_layers
 
 __all__ = [
     "LLAMA_SCANNED_TENSOR_RULES",
@@ -148,7 +146,8 @@ class Llama(GPT):
 
     RMSNorm in place of LayerNorm, rotary positions in place of learned ones, SwiGLU in place of
     GELU, no biases, fewer heads of keys and values than of queries, and a head of its own. Kernels
-    and embeddings start normal with deviation 0.02, scales at 1.
+    and embeddings start normal with deviation 0.02, scales at 1. Of given positions only distances
+    within a row count, and none is too large.
 
     Source: Touvron et al. 2023, arXiv:2302.13971; grouped queries as in its successor, Touvron et
     al. 2023, arXiv:2307.09288. Rotary positions: Su et al. 2021, arXiv:2104.09864.
@@ -173,73 +172,28 @@ class Llama(GPT):
     norm_epsilon: float = 1e-5
     tied_head: bool = False
 
-    @nn.compact
-    def hidden(
-        self,
-        tokens: Any,
-        *,
-        train: bool = False,
-        mask: Any = None,
-        segments: Any = None,
-        positions: Any = None,
-        decode: bool = False,
-    ) -> tuple[jax.Array, jax.Array]:
-        """What the logits are the product of, see ``GPT.hidden``.
+    @nn.nowrap
+    def _placed(self, x: jax.Array, reach: Any) -> jax.Array:
+        return x
 
-        Args:
-            tokens: integers, shape ``[B, T]``.
-            train: as in ``GPT.hidden``, and so are the others.
-            mask: what may be seen.
-            segments: of packed rows.
-            positions: of the tokens. Only distances within a row count.
-            decode: with a cache.
-
-        Returns:
-            ``(hidden [B, T, D], head [V, D])``; the second in ``param_dtype``.
-
-        Raises:
-            BatchError: as ``GPT.hidden``.
-        """
-        tokens = self._checked(tokens)
-        reach = reach_in(
-            self, tokens, mask=mask, segments=segments, positions=positions, decode=decode
-        )
-        words = self._words("token_embedding")
-        x = constrain(words(tokens), _RESIDUAL)
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        block, options = self._layer(train=train)
-        x = run_layers(
-            block,
-            options,
-            x,
-            reach,
-            num_layers=self.num_layers,
-            scan_layers=self.scan_layers,
-            remat=self.remat,
-        )
-        x = rms_norm(self.norm_epsilon, self.dtype, self.param_dtype, "norm")(x)
-        head = words if self.tied_head else self._words("head")
-        return constrain(x, _RESIDUAL), head.embedding
-
-    def _words(self, name: str) -> nn.Embed:
-        return nn.Embed(
-            self.vocab_size,
-            self.hidden_dim,
-            embedding_init=_NORMAL,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
-
+    @nn.nowrap
     def _layer(self, *, train: bool) -> tuple[type[nn.Module], dict[str, Any]]:
         same = ("num_heads", "norm_epsilon", "dropout_rate", "dtype", "param_dtype")
         return LlamaBlock, {
             **{name: getattr(self, name) for name in (*same, "implementation")},
-            "num_kv_heads": self.num_kv_heads or self.num_heads,
-            "mlp_dim": self.mlp_dim or 4 * self.hidden_dim,
+            "num_kv_heads": self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
+            "mlp_dim": 4 * self.hidden_dim if self.mlp_dim is None else self.mlp_dim,
             "rotary": Rotary(self.rope_theta, self.scaling),
             "train": train,
         }
+
+    @nn.nowrap
+    def _last_norm(self) -> nn.Module:
+        return rms_norm(self.norm_epsilon, self.dtype, self.param_dtype, "norm")
+
+    @nn.nowrap
+    def _head(self, words: nn.Embed) -> nn.Embed:
+        return words if self.tied_head else self._embedding(self.vocab_size, 1.0, "head")
 
 
 def _published(options: dict[str, Any], **sizes: Any) -> Llama:

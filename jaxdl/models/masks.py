@@ -1,6 +1,6 @@
 """What the queries of a decoder may see: masks, packed segments, and how full its cache is.
 
-Reads from: errors. Used by: models.attention, models.decoding, models.gpt_mixture.
+Reads from: errors. Used by: models.attention, models.decoding, models.gpt, models.gpt_mixture.
 """
 
 from __future__ import annotations
@@ -50,11 +50,20 @@ def segment_mask(segments: Any) -> jax.Array:
     Returns:
         Booleans, shape ``[B, T, T]``.
 
+    Raises:
+        BatchError: ``segments`` is no ``[B, T]``.
+
     Examples:
         >>> segment_mask(jnp.array([[1, 2, 0]])).astype(int).tolist()
         [[[1, 0, 0], [0, 1, 0], [0, 0, 0]]]
     """
     segments = jnp.asarray(segments)
+    if segments.ndim != 2:
+        raise BatchError(
+            f"segments have shape {list(segments.shape)}",
+            expected="[B, T]: one number a token",
+            do="give the segments that data.pack made",
+        )
     return (segments[:, :, None] == segments[:, None, :]) & (segments != 0)[:, None, :]
 
 

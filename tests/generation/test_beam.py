@@ -186,8 +186,9 @@ def test_wrong_settings_are_named():
     for name, value in (("beams", 0), ("max_length", 0)):
         with pytest.raises(ConfigError, match=f"{name} is 0"):
             search([0], **{name: value})
-    with pytest.raises(ConfigError, match="length_penalty is -1"):
-        search([0], length_penalty=-1.0)
+    for penalty in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=f"length_penalty is {penalty}"):
+            search([0], length_penalty=penalty)
     given = {"start_token": 0, "max_length": 3}
     with pytest.raises(ConfigError, match=r"end_token is 3(.|\n)*from 0 to 2"):
         beam_search(step, begin([0]), rows=1, end_token=3, **given)

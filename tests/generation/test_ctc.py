@@ -102,6 +102,8 @@ def test_rows_are_at_most_as_long_as_asked():
 def test_wrong_arguments_are_told():
     with pytest.raises(BatchError, match="the blank is 3"):
         ctc_greedy(jnp.zeros((1, 2, 3)), blank=3)
+    with pytest.raises(BatchError, match="at least one frame"):
+        ctc_greedy(jnp.zeros((2, 0, 3)))
     with pytest.raises(BatchError, match="the mask"):
         ctc_greedy(jnp.zeros((1, 2, 3)), jnp.ones((1, 3)))
     with pytest.raises(ConfigError, match="beam_size is 0"):

@@ -63,12 +63,23 @@ def params_of(name):
 
 
 @functools.cache
+def generator(name, padded, **settings):
+    """Prompts, and a mask, to texts; and a count of the programs that it took."""
+    run = jax.jit(functools.partial(generate, MODELS[name], max_tokens=MORE, **settings))
+
+    def made(prompt, mask=MASK):
+        call = {**options_of(name), "prompt_mask": mask if padded else None}
+        return jax.device_get(run(params_of(name), prompt, key=KEY, **call))
+
+    return made, run._cache_size
+
+
+@functools.cache
 def generated(name, padded, **settings):
     """The texts, and how many programs it took to make them twice."""
-    run = jax.jit(functools.partial(generate, MODELS[name], max_tokens=MORE, **settings))
-    call = {**options_of(name), "prompt_mask": MASK if padded else None}
-    run(params_of(name), PROMPT[:, ::-1], key=KEY, **call)
-    return jax.device_get(run(params_of(name), PROMPT, key=KEY, **call)), run._cache_size()
+    made, programs = generator(name, padded, **settings)
+    made(PROMPT[:, ::-1])
+    return made(PROMPT), programs()
 
 
 @functools.cache
@@ -117,6 +128,42 @@ def test_a_row_stops_at_the_end_token():
     assert found.lengths[1] < free.lengths[1]
 
 
+def test_padding_is_never_read():
+    """Its number is no word: read, it would make the values of its row NaN."""
+    expected, _ = generated("gpt", True, temperature=0)
+    made, _ = generator("gpt", True, temperature=0)
+    for number in (V, -7, 10**6):
+        jax.tree.map(np.testing.assert_array_equal, made(np.where(MASK, PROMPT, number)), expected)
+
+
+def test_nothing_follows_an_empty_prompt():
+    """A traced mask may have one; elsewhere it is an error."""
+    expected, _ = generated("gpt", True, temperature=0)
+    made, _ = generator("gpt", True, temperature=0)
+    found = made(PROMPT, MASK * np.array([[1], [0], [1]], np.int32))
+    assert found.lengths.tolist() == [expected.lengths[0], 0, expected.lengths[2]]
+    assert not found.tokens[1].any()
+    assert not found.ended.any()
+    np.testing.assert_array_equal(found.tokens[::2], expected.tokens[::2])
+
+
+def test_a_text_may_end_at_its_first_token():
+    free, _ = generated("gpt", True, temperature=0)
+    end = int(free.tokens[1, LENGTHS[1]])
+    made, _ = generator("gpt", True, temperature=0, end_token=end)
+    found = made(PROMPT)
+    assert found.ended[1]
+    assert found.lengths[1] == LENGTHS[1] + 1
+    # A batch of one, that ends at once.
+    alone = jax.jit(
+        functools.partial(
+            generate, MODELS["gpt"], max_tokens=1, temperature=0, end_token=end, key=KEY
+        )
+    )(params_of("gpt"), PROMPT[1:2, : LENGTHS[1]])
+    assert alone.ended.tolist() == [True]
+    assert alone.tokens.tolist() == [[*PROMPT[1, : LENGTHS[1]].tolist(), end]]
+
+
 def test_draws_follow_key_and_settings():
     def made(params, key, temperature, top_p):
         return generate(
@@ -148,7 +195,7 @@ def test_an_empty_cache_costs_nothing_and_has_the_room():
 WRONG = {
     "too_long": ({"max_tokens": 8}, BatchError, r"4 tokens and 8 more(.|\n)*at most 11"),
     "none": ({"max_tokens": 0}, ConfigError, "max_tokens is 0"),
-    "end": ({"end_token": -1}, ConfigError, "end_token -1"),
+    "end": ({"end_token": -1}, ConfigError, "end_token is -1"),
     "no_word": ({"end_token": V}, ConfigError, "end_token is 19, and the model has 19 words"),
     "top_k": ({"top_k": 0}, ConfigError, "top_k is 0"),
     "top_p": ({"top_p": 1.1}, ConfigError, "top_p is 1.1"),

@@ -68,7 +68,9 @@ def test_draws_are_as_frequent_as_they_should_be():
 
 def test_temperature_zero_takes_the_likeliest_traced_or_not():
     best, key = LOGITS.argmax(-1), jax.random.key(0)
-    np.testing.assert_array_equal(sample(key, LOGITS, temperature=0), best)
+    for zero in (0, np.float32(0), jnp.float32(0)):
+        np.testing.assert_array_equal(sample(key, LOGITS, temperature=zero), best)
+    np.testing.assert_array_equal(sample(key, LOGITS.astype(np.float16), temperature=0), best)
     np.testing.assert_array_equal(sample(key, LOGITS, top_k=1), best)
     drawn = jax.jit(lambda t: sample(key, LOGITS, temperature=t))
     np.testing.assert_array_equal(drawn(0.0), best)
@@ -98,8 +100,15 @@ def test_it_cuts_where_transformers_cuts(p):
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        # Numbers of NumPy and JAX are checked as Python's are.
+        ({"temperature": np.float32(-1)}, "temperature is -1.0"),
+        ({"temperature": jnp.float32(-1)}, "temperature is -1.0"),
+        ({"top_p": np.float32(0)}, "top_p is 0.0"),
+        # As many as there are words: it would divide each word's logit by another number.
+        ({"temperature": np.ones(9)}, r"temperature has the shape \[9\]"),
+        ({"top_p": np.ones(5)}, r"top_p has the shape \[5\]"),
     ],
-    ids=str,
+    ids=range(10),
 )
 def test_settings_out_of_range_are_named(options, told):
     with pytest.raises(ConfigError, match=told):

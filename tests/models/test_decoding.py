@@ -133,5 +133,10 @@ def test_wrong_calls_are_named():
     model, read = reader(False)
     with pytest.raises(BatchError, match="room for 3 tokens in 2 rows, and 8 tokens"):
         read(empty(model, 2, 3), TOKENS)
+    given = {"params": randomised()}
+    for variables in (given, empty(model, 2, 8)):
+        with pytest.raises(ConfigError, match="'cache' may not be written") as caught:
+            model.apply(variables, TOKENS, decode=True)
+        assert 'mutable=["cache"]' in caught.value.do
     with pytest.raises(ConfigError, match="segments were given together with decode"):
         read(empty(model, 2, 8), TOKENS, segments=TOKENS)

@@ -297,8 +297,14 @@ def test_a_model_cut_over_devices_is_the_same(devices, scan_layers):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(BatchError, match=r"GPT got an input of shape \[8\]"):
+    with pytest.raises(BatchError, match=r"GPT got an input of shape \[8\]") as caught:
         apply(randomised(), TOKENS[0])
+    # Tokens are no images.
+    assert caught.value.do == "reshape the batch field"
+    with pytest.raises(BatchError, match=r"shape \[2, 0\](.|\n)*at least 1"):
+        apply(randomised(), TOKENS[:, :0])
+    with pytest.raises(BatchError, match=r"segments have shape \[8\]"):
+        segment_mask(TOKENS[0])
     with pytest.raises(BatchError, match=r"shape \[2, 16\](.|\n)*at most 9"):
         apply(randomised(), np.concatenate([TOKENS, TOKENS], 1))
     with pytest.raises(BatchError, match="dtype float32"):

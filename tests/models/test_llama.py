@@ -335,6 +335,8 @@ def test_wrong_arguments_are_named():
         apply(randomised(), TOKENS[0])
     with pytest.raises(BatchError, match=r"shape \[2, 16\](.|\n)*at most 12"):
         apply(randomised(), np.concatenate([TOKENS, TOKENS], 1))
+    with pytest.raises(ConfigError, match="0 heads of keys do not divide 4"):
+        apply(randomised(), TOKENS, options={"num_kv_heads": 0})
     with pytest.raises(ConfigError, match="a head has 3 features"):
         Rotary().frequencies(3)
     with pytest.raises(ConfigError, match=r"theta of rotary positions is 0"):
