@@ -2,19 +2,20 @@
 
 Nothing heavy is imported before the verb is known, so ``jaxdl --help`` is quick.
 
-Reads from: errors. Used by: the ``jaxdl`` command.
+Reads from: errors, cli.pipes. Used by: the ``jaxdl`` command.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jaxdl
+from jaxdl.cli.pipes import while_it_is_read
 from jaxdl.errors import ConfigError, JaxdlError, closest
 
 __all__ = ["HELP", "main"]
@@ -27,6 +28,7 @@ usage: jaxdl VERB ...
   evaluate RUN       measure a trained run again, from its folder
   checkpoint ...     list, verify, compare and export the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time
+  prove FILE         look for the mistakes of a step: of a recipe, or MODULE:NAME of your own
   rehearse FILE      run it as many hosts on this machine, with a fault or without
   replay RUN         repeat one step of a run with every operation watched
   data prepare NAME  prepare a TFDS data set from files on disk
@@ -46,6 +48,7 @@ _VERBS = {
     "resume": "jaxdl.cli.training:resume",
     "checkpoint": "jaxdl.cli.checkpoints:run",
     "plan": "jaxdl.cli.planning:run",
+    "prove": "jaxdl.cli.proving:run",
     "rehearse": "jaxdl.cli.rehearsing:run",
     "replay": "jaxdl.cli.replaying:run",
     "evaluate": "jaxdl.cli.measuring:run",
@@ -66,18 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         and saved; 130 ended by Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    return while_it_is_read(lambda: _ended(words))
+
+
+def _ended(words: list[str]) -> int:
+    """Runs one command to its exit code, whatever ends it."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _say
             return _run(words)
     except JaxdlError as error:
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2
-    except BrokenPipeError:
-        # Whoever read the output, such as head, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,6 +1,6 @@
 """The test kit: proofs of a user's own step, assertions in chex's manner, a pytest plugin.
 
-Reads from: its own modules. Used by: tests, cli.
+Reads from: tpu.budget, and its own modules. Used by: tests, cli.
 """
 
 from jaxdl.testing.assertions import (
@@ -15,13 +15,18 @@ from jaxdl.testing.assertions import (
     assert_same_program,
 )
 from jaxdl.testing.proving import CHECKS, prove
-from jaxdl.testing.report import Finding, Outcome, Report
+from jaxdl.testing.report import FINDINGS, Finding, Outcome, Report
+from jaxdl.testing.sameness import Variant
+from jaxdl.tpu.budget.budgets import assert_budget
 
 __all__ = [
     "CHECKS",
+    "FINDINGS",
     "Finding",
     "Outcome",
     "Report",
+    "Variant",
+    "assert_budget",
     "assert_compiles_once",
     "assert_donated",
     "assert_learns",

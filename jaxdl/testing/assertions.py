@@ -26,7 +26,7 @@ from jaxdl.testing.compiling import check_compiles, check_fixed_point
 from jaxdl.testing.memory import check_donation
 from jaxdl.testing.numerics import loss_of
 from jaxdl.testing.purity import check_purity
-from jaxdl.testing.report import Outcome, Report
+from jaxdl.testing.report import NotMade, Outcome, Report
 from jaxdl.testing.runs import on_host
 from jaxdl.testing.sameness import Ways
 from jaxdl.testing.subject import Subject, subject_of
@@ -113,7 +113,15 @@ def assert_mesh_invariant(
     """
     subject = subject_of(step, batches, **start)
     ways = Ways(subject, devices)
-    _raise(subject, devices=ways.more_devices(), pmap=ways.mapped())
+    try:
+        mapped = [] if subject.mapped is None else ways.mapped()
+        _raise(subject, devices=ways.more_devices(), pmap=mapped)
+    except NotMade as why:
+        raise ProofError(
+            f"other devices cannot be tried: {why}",
+            expected=f"at least 2 of {tuple(devices)} devices, and rows that they divide",
+            do="use the fixture devices of jaxdl's pytest plugin, and a batch of 8 or 16 rows",
+        ) from why
 
 
 def assert_microbatch_invariant(

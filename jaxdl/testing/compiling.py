@@ -31,33 +31,53 @@ def check_fixed_point(subject: Subject) -> list[Finding]:
     """
     state = subject.state()
     after = jax.eval_shape(subject.update, state, subject.batches[0])[0]
-    found = _weak(state)
+    found = _weak(state, after)
     for path, what, old, new in differences(state, after):
-        if what == "weak type":
+        if what == "weak type" and old:
             continue
-        evidence = (
-            f"the state's structure changes in a step: {path or 'a part that is no array'} {new}"
-            if what == "structure"
-            else f"{what} of state/{path} is {old} before a step and {new} after it, so that the "
-            "second call compiles again"
-        )
+        if what == "structure":
+            evidence = (
+                f"the state's structure changes in a step: {path or 'a part that is no array'} "
+                f"{new}"
+            )
+        elif what == "weak type":
+            evidence = (
+                f"state/{path} has a dtype before a step and that of a Python number after it, so "
+                "that the second call compiles again"
+            )
+        else:
+            evidence = (
+                f"{what} of state/{path} is {old} before a step and {new} after it, so that the "
+                "second call compiles again"
+            )
         found.append(Finding("state-not-fixed", evidence, f"state/{path}", _FIXED))
     return found
 
 
-def _weak(state: PyTree) -> list[Finding]:
+def _weak(state: PyTree, after: PyTree) -> list[Finding]:
     """Leaves without a dtype of their own: it follows their neighbours."""
+    then = _described(after)
     return [
         Finding(
             "weak-type-in-state",
-            f"state/{path} is a Python number, or was made of one: its dtype follows its "
-            "neighbours, and a state that is read back from a file compiles again",
+            f"state/{path} is a Python number, or was made of one: "
+            + (
+                "its dtype follows its neighbours, and a state that is read back from a file "
+                "computes other numbers"
+                if _stays_weak(then.get(path))
+                else "it comes back with a dtype, and the second call compiles again"
+            ),
             f"state/{path}",
             "give it a dtype in the first state: jnp.zeros((), jnp.float32)",
         )
-        for path, (_, _, weak) in _described(state).items()
-        if weak
+        for path, (_, dtype, weak) in _described(state).items()
+        # A count stays one, as in Flax's TrainState, and widens no neighbour.
+        if weak and not (_stays_weak(then.get(path)) and "float" not in dtype)
     ]
+
+
+def _stays_weak(described: tuple[Any, ...] | None) -> bool:
+    return described is not None and described[2]
 
 
 def check_compiles(subject: Subject) -> list[Finding]:
@@ -114,10 +134,19 @@ def _traced_again(subject: Subject) -> list[Finding]:
 
 def _statics(subject: Subject, state: PyTree) -> str:
     """The part of a state's structure that changed, in words."""
-    before = jax.tree.structure(subject.whole(subject.state()))
-    after = jax.tree.structure(state)
+    first = subject.whole(subject.state())
+    before, after = jax.tree.structure(first), jax.tree.structure(state)
     if before == after:
-        return ""
+        numbers = zip(
+            leaf_paths(first), jax.tree.leaves(first), jax.tree.leaves(state), strict=True
+        )
+        # Equinox's filter_jit takes a number of Python for a part of the program.
+        moved = (
+            f"{path}, {old!r} and then {new!r},"
+            for path, old, new in numbers
+            if isinstance(new, int | float) and isinstance(old, int | float) and new != old
+        )
+        return next(moved, "")
     old, new = str(before), str(after)
     start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), 0)
     return (
@@ -149,10 +178,17 @@ def _placed_otherwise(subject: Subject) -> list[Finding]:
         return []
     state = subject.whole(subject.state())
     places = [_place(leaf) for leaf in jax.tree.leaves(split_static(state)[0])]
-    after = split_static(compiled(state, subject.batch())[0])[0]
+    whole = jax.block_until_ready(compiled(state, subject.batch())[0])
+    after = split_static(whole)[0]
     paths = leaf_paths(after)
     now = [_place(leaf) for leaf in jax.tree.leaves(after)]
-    if len(places) != len(now):
+    if places == now or len(places) != len(now):
+        return []
+    # Some functions, such as those of jax.pmap, place their arguments themselves.
+    compiles = _Compiles()
+    with compiles:
+        jax.block_until_ready(compiled(whole, subject.batch())[0])
+    if not compiles.count:
         return []
     return [
         Finding(

@@ -3,7 +3,8 @@
 A value is known by two things: a number, equal for values that are computed alike from equal
 values, and the set of the step's inputs that it depends on. Both go through calls and loops.
 
-Reads from: nothing of jaxdl. Used by: testing.randomness, testing.learning.
+Reads from: nothing of jaxdl. Used by: testing.subject, testing.randomness,
+testing.learning.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from jax.extend import core
 __all__ = ["Draw", "Flow", "Value", "flow_of"]
 
 _ONE = {"random_bits", "random_split"}
+# A raw key and the typed key made of it are one.
+_SAME = {"random_wrap", "random_unwrap"}
 _SMALL = 64
 
 
@@ -27,7 +30,8 @@ class Value(NamedTuple):
 
     Attributes:
         number: equal for equal computations.
-        inputs: bit ``i`` is set when it depends on input ``i``.
+        inputs: bit ``i`` is set when it depends on input ``i``, and the bit after the last one when
+            it depends on the place along a mapped axis.
         loops: the loops within which it changes from one round to the next.
         draws: bit ``i`` is set when it depends on draw ``i``.
     """
@@ -67,11 +71,13 @@ class Flow(NamedTuple):
         draws: in the order of the program.
         outputs: one a leaf.
         inputs: the values that stand for the step's arguments.
+        place: the bit of the place along a mapped axis.
     """
 
     draws: list[Draw]
     outputs: list[Value]
     inputs: list[Value]
+    place: int
 
 
 def flow_of(closed: Any) -> Flow:
@@ -80,7 +86,8 @@ def flow_of(closed: Any) -> Flow:
     Args:
         closed: as ``jax.make_jaxpr`` gives it.
     """
-    walk = _Walk()
+    place = 1 << len(closed.jaxpr.invars)
+    walk = _Walk(place)
     inputs = [Value(walk.fresh(), 1 << i) for i in range(len(closed.jaxpr.invars))]
     outputs = walk.run(closed.jaxpr, [walk.constant(c) for c in closed.consts], inputs)
     used = 0
@@ -88,11 +95,12 @@ def flow_of(closed: Any) -> Flow:
         used |= value.draws
     # What nothing reads is not in the compiled program.
     live = [draw for index, draw in enumerate(walk.draws) if used >> index & 1]
-    return Flow(live, outputs, inputs)
+    return Flow(live, outputs, inputs, place)
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self._place = place
         self.draws: list[Draw] = []
         self._numbers: dict[Any, int] = {}
         self._recording = True
@@ -144,6 +152,10 @@ class _Walk:
         if inner is not None:
             return self._call(inner, values)
         outputs = self._plain(eqn, values)
+        if name == "axis_index":
+            outputs = [value._replace(inputs=value.inputs | self._place) for value in outputs]
+        if name in _SAME:
+            outputs = [outputs[0]._replace(number=values[0].number)]
         if name == "random_fold_in":
             # A number that tells keys apart is no draw, were it drawn.
             outputs = [value._replace(draws=values[0].draws) for value in outputs]
@@ -180,24 +192,36 @@ class _Walk:
 
     def _scan(self, eqn: Any, values: list[Value]) -> list[Value]:
         count, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        consts, start, rows = values[:count], values[count:][:carried], values[count + carried :]
+        return self._loop(eqn.params["jaxpr"], consts, start, rows)
+
+    def _while(self, eqn: Any, values: list[Value]) -> list[Value]:
+        skipped, count = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        consts, start = values[skipped : skipped + count], values[skipped + count :]
+        return self._loop(eqn.params["body_jaxpr"], consts, start, [])
+
+    def _loop(
+        self, body: Any, consts: list[Value], start: list[Value], rows: list[Value]
+    ) -> list[Value]:
         loop = self.fresh()
-        consts, carry, rows = values[:count], values[count:][:carried], values[count + carried :]
 
         def varying(value: Value) -> Value:
             return value._replace(number=self.fresh(), loops=value.loops | {loop})
 
-        carry, rows = [varying(v) for v in carry], [varying(v) for v in rows]
-        outputs = self._settled(loop, eqn.params["jaxpr"], consts, carry, rows)
-        return [v._replace(number=self.fresh(), loops=v.loops - {loop}) for v in outputs]
-
-    def _while(self, eqn: Any, values: list[Value]) -> list[Value]:
-        skipped, count = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        loop = self.fresh()
-        start = values[skipped + count :]
-        carry = [v._replace(number=self.fresh(), loops=v.loops | {loop}) for v in start]
-        consts = values[skipped : skipped + count]
-        outputs = self._settled(loop, eqn.params["body_jaxpr"], consts, carry, [])
-        return [v._replace(number=self.fresh(), loops=v.loops - {loop}) for v in outputs]
+        carry, rows = [varying(v) for v in start], [varying(v) for v in rows]
+        recording, self._recording = self._recording, False
+        after = self._call(body, [*consts, *carry, *rows])
+        self._recording = recording
+        # What each round hands on as it came is one value in all of them.
+        still = [a.number == c.number for a, c in zip(after, carry, strict=False)]
+        carry = [s if same else c for same, s, c in zip(still, start, carry, strict=True)]
+        outputs = self._settled(loop, body, consts, carry, rows)
+        return [
+            start[index]
+            if index < len(still) and still[index]
+            else v._replace(number=self.fresh(), loops=v.loops - {loop})
+            for index, v in enumerate(outputs)
+        ]
 
     def _settled(
         self,

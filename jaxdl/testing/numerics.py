@@ -1,4 +1,4 @@
-"""Numbers: the gradient against finite differences, silent widening, overflow, the way downhill.
+"""Numbers: silent widening, long sums in half precision, values that are not finite.
 
 Reads from: replay, tree_paths, testing.report, testing.runs, testing.subject. Used by:
 testing.proving.
@@ -22,11 +22,10 @@ from jaxdl.testing.runs import on_host
 from jaxdl.testing.subject import Subject
 from jaxdl.tree_paths import leaf_paths
 
-__all__ = ["check_dtypes", "check_extremes", "check_gradient", "loss_of"]
+__all__ = ["check_dtypes", "check_extremes", "loss_of"]
 
 _HALF = {"bfloat16", "float16"}
 _LONG = 512
-_SAMPLED = 6
 
 
 def loss_of(metrics: PyTree) -> Any:
@@ -212,73 +211,3 @@ def _not_finite(what: str, after: PyTree, subject: Subject) -> Finding:
         "work with logits (log_softmax, logsumexp), put an epsilon under roots and into quotients, "
         "and divide by jnp.maximum(weight, 1)",
     )
-
-
-def check_gradient(
-    subject: Subject, loss: Callable[[PyTree, PyTree], Any] | None = None
-) -> list[Finding]:
-    """The loss along the update; with ``loss``, its gradient against differences in float64.
-
-    Args:
-        subject: the step.
-        loss: ``(params, batch) -> scalar``.
-    """
-    if loss is not None:
-        found = _against_differences(subject, loss)
-        if found:
-            return found
-    return []
-
-
-def _against_differences(subject: Subject, loss: Callable[[PyTree, PyTree], Any]) -> list[Finding]:
-    batch = subject.batches[0]
-    with jax.enable_x64(True):
-        params = jax.tree.map(_doubled, on_host(subject.params(subject.state())))
-        batch = jax.tree.map(_doubled, batch)
-        grads = on_host(jax.jit(jax.grad(loss))(params, batch))
-        value = jax.jit(loss)
-        worst: tuple[float, str, float, float] | None = None
-        leaves, structure = jax.tree.flatten(params)
-        for index, path in enumerate(leaf_paths(params)):
-            flat = np.asarray(grads_leaf := jax.tree.leaves(grads)[index]).ravel()
-            for place in _sample(flat):
-                wanted = _difference(value, (leaves, structure, batch), index, place)
-                gap = abs(float(flat[place]) - wanted)
-                scale = max(float(np.max(np.abs(grads_leaf))), abs(wanted), 1e-8)
-                if worst is None or gap / scale > worst[0]:
-                    worst = (gap / scale, path, float(flat[place]), wanted)
-    if worst is None or worst[0] <= 1e-4:
-        return []
-    _, path, got, wanted = worst
-    return [
-        Finding(
-            "wrong-gradient",
-            f"the gradient of {path} is {got:.6g} at one place, where the loss itself changes by "
-            f"{wanted:.6g} (central differences in float64)",
-            f"params/{path}",
-            "check custom_vjp rules, stop_gradient, and rounding operations on the way",
-        )
-    ]
-
-
-def _doubled(leaf: Any) -> Any:
-    real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    return jnp.asarray(leaf, jnp.float64) if real else jnp.asarray(leaf)
-
-
-def _sample(flat: Any) -> list[int]:
-    largest = np.argsort(-np.abs(flat))[: _SAMPLED // 2]
-    others = np.random.default_rng(0).integers(0, flat.size, _SAMPLED - len(largest))
-    return [int(i) for i in (*largest, *others)]
-
-
-def _difference(value: Any, at: tuple[Any, Any, Any], index: int, place: int) -> float:
-    leaves, structure, batch = at
-    step = 1e-5
-
-    def moved(by: float) -> float:
-        flat = jnp.ravel(leaves[index]).at[place].add(by)
-        changed = [*leaves[:index], flat.reshape(leaves[index].shape), *leaves[index + 1 :]]
-        return float(value(jax.tree.unflatten(structure, changed), batch))
-
-    return (moved(step) - moved(-step)) / (2 * step)

@@ -16,36 +16,19 @@ import jax
 from jaxdl.errors import ConfigError, closest
 from jaxdl.protocols import MASK, PyTree
 from jaxdl.testing.compiling import check_compiles, check_fixed_point
+from jaxdl.testing.finite_differences import check_gradient
 from jaxdl.testing.learning import check_learning
 from jaxdl.testing.memory import check_constants, check_donation, check_host_calls
-from jaxdl.testing.numerics import check_dtypes, check_extremes, check_gradient
+from jaxdl.testing.numerics import check_dtypes, check_extremes
 from jaxdl.testing.purity import check_purity, is_users
 from jaxdl.testing.randomness import check_randomness
-from jaxdl.testing.report import Finding, Outcome, Report
-from jaxdl.testing.sameness import Ways
+from jaxdl.testing.report import FINDINGS, Finding, NotMade, Outcome, Report
+from jaxdl.testing.sameness import Variant, Ways
 from jaxdl.testing.subject import Subject, subject_of
 
 __all__ = ["CHECKS", "prove"]
 
-CHECKS = (
-    "purity",
-    "randomness",
-    "fixed point",
-    "one compile",
-    "donation",
-    "host calls",
-    "constants",
-    "eager",
-    "devices",
-    "pmap",
-    "padding",
-    "row order",
-    "variants",
-    "dtypes",
-    "extremes",
-    "gradient",
-    "learning",
-)
+CHECKS = tuple(FINDINGS)
 """The checks, in the order they are made."""
 
 _SLOW = ("eager", "devices", "pmap", "padding", "row order", "extremes", "gradient")
@@ -59,7 +42,7 @@ def prove(
     init: Callable[[Any, PyTree], PyTree] | None = None,
     seed: int = 0,
     devices: Sequence[int] = (1, 2, 8),
-    variants: Mapping[str, Callable[..., Any]] | None = None,
+    variants: Mapping[str, Variant | Callable[..., Any]] | None = None,
     loss: Callable[[PyTree, PyTree], Any] | None = None,
     params: Callable[[PyTree], PyTree] | None = None,
     frozen: Sequence[str] = (),
@@ -81,7 +64,7 @@ def prove(
         devices: how many devices to run on; those that the machine lacks, or that do not divide the
             rows, are left out.
         variants: other steps that should be the same one, by name: with microbatches, with remat,
-            with a scanned stack.
+            with a scanned stack (see ``Variant``).
         loss: ``(params, batch) -> scalar``; its gradient is held against finite differences.
         params: where a state has its parameters; ``state.params`` or ``state["params"]`` when
             ``None``.
@@ -120,7 +103,7 @@ def prove(
     if untraceable is not None:
         rest = [Outcome(name, skipped="the step cannot be traced") for name in CHECKS[1:]]
         return Report(subject.name, [Outcome(CHECKS[0], (untraceable,)), *rest])
-    made = _checks(subject, devices, mask, variants or {}, loss)
+    made = _checks(subject, devices, mask, variants or {}, loss, fast=fast)
     left = {*skip, *(_SLOW if fast else ())}
     outcomes: list[Outcome] = []
     for name in CHECKS:
@@ -151,20 +134,35 @@ def _untraceable(subject: Subject) -> Finding | None:
     return None
 
 
+class _Noted(list[Finding]):
+    """Findings of a check, and what of it was made."""
+
+    note = ""
+
+
 def _made(name: str, check: Callable[[], list[Finding]], reason: str | None) -> Outcome:
     if reason is not None:
         return Outcome(name, skipped=reason)
     started = time.perf_counter()
-    findings = tuple(check())
-    return Outcome(name, findings, seconds=time.perf_counter() - started)
+    try:
+        found = check()
+    except NotMade as why:
+        return Outcome(name, skipped=str(why), seconds=time.perf_counter() - started)
+    except jax.errors.UnexpectedTracerError:
+        reason = "the step reads a tracer that it kept outside"
+        return Outcome(name, skipped=reason, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Outcome(name, tuple(found), seconds=seconds, note=getattr(found, "note", ""))
 
 
 def _checks(
     subject: Subject,
     devices: Sequence[int],
     mask: str,
-    variants: Mapping[str, Callable[..., Any]],
+    variants: Mapping[str, Variant | Callable[..., Any]],
     loss: Callable[..., Any] | None,
+    *,
+    fast: bool,
 ) -> dict[str, Callable[[], list[Finding]]]:
     ways: list[Ways] = []
 
@@ -177,16 +175,18 @@ def _checks(
         return made
 
     def varied() -> list[Finding]:
-        if variants and not ways:
+        if not variants:
+            raise NotMade("no variants=... were given")
+        if not ways:
             ways.append(Ways(subject, devices, mask))
-        return [each for name, other in variants.items() for each in ways[0].variant(name, other)]
+        return _varied(ways[0], variants)
 
     return {
         "purity": partial(check_purity, subject),
         "randomness": partial(check_randomness, subject),
         "fixed point": partial(check_fixed_point, subject),
         "one compile": partial(check_compiles, subject),
-        "donation": partial(check_donation, subject),
+        "donation": partial(check_donation, subject, compiles=not fast),
         "host calls": partial(check_host_calls, subject),
         "constants": partial(check_constants, subject),
         "eager": way("eager"),
@@ -200,3 +200,18 @@ def _checks(
         "gradient": partial(check_gradient, subject, loss),
         "learning": partial(check_learning, subject),
     }
+
+
+def _varied(ways: Ways, variants: Mapping[str, Variant | Callable[..., Any]]) -> _Noted:
+    """Every variant that can be compared, and the names of the others."""
+    found, made, not_made = _Noted(), list[str](), list[str]()
+    for name, other in variants.items():
+        try:
+            found += ways.variant(name, other)
+            made.append(name)
+        except NotMade as why:
+            not_made.append(str(why))
+    if not made:
+        raise NotMade("; ".join(not_made))
+    found.note = "; ".join([", ".join(made), *(f"not {why}" for why in not_made)])
+    return found

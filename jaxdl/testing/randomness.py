@@ -1,7 +1,7 @@
 """Keys: used twice, never, or the same at every step; bits that depend on the devices.
 
-Reads from: replay, tree_paths, testing.dataflow, testing.report, testing.subject. Used by:
-testing.proving.
+Reads from: replay, tree_paths, testing.dataflow, testing.report, testing.runs, testing.subject.
+Used by: testing.proving, testing.sameness.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from jaxdl.replay.places import line_of
 from jaxdl.testing.dataflow import Draw, Flow, flow_of
 from jaxdl.testing.report import Finding
+from jaxdl.testing.runs import rows_of
 from jaxdl.testing.subject import Subject
 from jaxdl.tree_paths import leaf_paths
 
@@ -30,7 +31,7 @@ def draws_of(subject: Subject) -> Flow:
     Args:
         subject: the step.
     """
-    return flow_of(subject.traced[0])
+    return subject.flow
 
 
 def check_randomness(subject: Subject) -> list[Finding]:
@@ -43,8 +44,10 @@ def check_randomness(subject: Subject) -> list[Finding]:
     bits = [draw for draw in flow.draws if draw.kind == "random_bits"]
     return [
         *_reused(flow.draws),
+        *_kept(subject, flow),
         *_same_each_round(bits),
         *_not_folded(subject, bits),
+        *_shared(subject),
         *_unused(subject, flow),
         *_dependent(bits),
     ]
@@ -90,6 +93,24 @@ def _reused(draws: list[Draw]) -> list[Finding]:
             break
         seen[draw.key.number].append(draw)
     return found
+
+
+def _kept(subject: Subject, flow: Flow) -> list[Finding]:
+    """Keys that the step used and left in the state, where the next step uses them again."""
+    used = {draw.key.number: draw for draw in flow.draws if not _recomputed(draw)}
+    as_it_came = {value.number for value in flow.inputs}
+    after = subject.after_one[0]
+    return [
+        Finding(
+            "key-reused",
+            f"state/{path} is the key that {_verb(used[value.number])} used at "
+            f"{_line(used[value.number])}, and the next step starts from it",
+            f"state/{path}",
+            "keep one half of a split and use the other: key, sub = jax.random.split(key)",
+        )
+        for path, value in zip(leaf_paths(after), flow.outputs, strict=False)
+        if value.number in used and value.number not in as_it_came
+    ]
 
 
 def _verb(draw: Draw) -> str:
@@ -145,6 +166,35 @@ def _not_folded(subject: Subject, bits: list[Draw]) -> list[Finding]:
             "derive the key from the step: key = jax.random.fold_in(state.key, state.step)",
         )
         for line, draw in lines.items()
+    ]
+
+
+def _shared(subject: Subject) -> list[Finding]:
+    """Draws for rows that are the same on every device of a mapped axis."""
+    rows = rows_of(subject.batches[0])
+    if subject.mapped is None or subject.library or not rows:
+        return []
+
+    def update(state: Any, batch: Any) -> Any:
+        return subject.update(state, batch, axis_name="data")
+
+    traced = jax.make_jaxpr(update, axis_env=[("data", 2)])
+    flow = flow_of(traced(subject.state(), subject.batches[0]))
+    lines = {
+        _line(draw)
+        for draw in flow.draws
+        if draw.kind == "random_bits"
+        and draw.equations[-1].outvars[0].aval.shape[:1] == (rows,)
+        and not draw.key.inputs & flow.place
+    }
+    return [
+        Finding(
+            "key-shared-by-devices",
+            "each device of the mapped axis draws the same numbers for its rows",
+            line,
+            "fold the device into the key: jax.random.fold_in(key, jax.lax.axis_index(axis_name))",
+        )
+        for line in sorted(lines)
     ]
 
 

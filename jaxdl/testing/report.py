@@ -6,11 +6,46 @@ Reads from: errors. Used by: the modules beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdl.errors import ProofError
 
-__all__ = ["Finding", "Outcome", "Report"]
+__all__ = ["FINDINGS", "Finding", "NotMade", "Outcome", "Report"]
+
+FINDINGS = {
+    "purity": (
+        *("not-traceable", "leaked-tracer", "changed-outside", "mutated-argument", "host-print"),
+        *("host-clock", "host-randomness", "impure-trace"),
+    ),
+    "randomness": (
+        *("key-reused", "key-not-folded", "key-never-used", "key-shared-by-devices"),
+        "device-dependent-generator",
+    ),
+    "fixed point": ("state-not-fixed", "weak-type-in-state"),
+    "one compile": ("recompiles",),
+    "donation": ("not-donated", "donated-buffer-read"),
+    "host calls": ("host-callback",),
+    "constants": ("large-constant",),
+    "eager": ("jit-differs-from-eager",),
+    "devices": ("devices-differ",),
+    "pmap": ("mapped-differs",),
+    "padding": ("padding-counts",),
+    "row order": ("row-order-counts",),
+    "variants": ("variant-differs",),
+    "dtypes": ("float64-creep", "half-precision-sum"),
+    "extremes": ("not-finite",),
+    "gradient": ("wrong-gradient",),
+    "learning": (
+        *("frozen-moves", "frozen-optimizer-state", "never-trained", "params-not-carried"),
+        *("optimizer-state-forgotten", "optimizer-updated-twice", "statistics-not-updated"),
+        *("step-not-counted", "average-late", "average-not-updated", "climbs"),
+    ),
+}
+"""The checks, in the order they are made, and the names of what each finds."""
+
+
+class NotMade(Exception):  # noqa: N818 - no error: a check says why it does not apply
+    """Raised by a check that cannot be made of this step, with the reason."""
 
 
 class Finding(NamedTuple):
@@ -41,12 +76,19 @@ class Outcome(NamedTuple):
         findings: none when it passed.
         skipped: why it was not made, or ``None``.
         seconds: how long it took.
+        note: what of it was made, where that is not the same for every step.
     """
 
     check: str
     findings: tuple[Finding, ...] = ()
     skipped: str | None = None
     seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def made(self) -> bool:
+        """Whether the check was made."""
+        return self.skipped is None
 
     @property
     def word(self) -> str:
@@ -92,15 +134,24 @@ class Report:
         width = max((len(outcome.check) for outcome in self.outcomes), default=0)
         lines = [f"proof of {self.step}"]
         for outcome in self.outcomes:
-            reason = f"  ({outcome.skipped})" if outcome.skipped else ""
+            told = outcome.skipped or outcome.note
+            reason = f"  ({told})" if told else ""
             time = f"{outcome.seconds:6.1f} s"
             lines.append(f"  {outcome.check:<{width}}  {time}  {outcome.word}{reason}")
         lines += ["", *(str(finding) for finding in self.findings)]
-        made = sum(outcome.skipped is None for outcome in self.outcomes)
+        made = sum(outcome.made for outcome in self.outcomes)
         count = len(self.findings)
         word = "nothing found" if self.ok else f"{count} finding{'s' if count > 1 else ''}"
         lines.append(f"{made} of {len(self.outcomes)} checks made: {word}")
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON can hold: the step, whether it is right, every outcome and its findings."""
+        outcomes = [
+            {**each._asdict(), "findings": [finding._asdict() for finding in each.findings]}
+            for each in self.outcomes
+        ]
+        return {"step": self.step, "ok": self.ok, "outcomes": outcomes}
 
     def check(self) -> Report:
         """Itself, when nothing was found.

@@ -1,6 +1,6 @@
 """One step run in several ways, and how far two runs are apart against a bound from float64.
 
-Reads from: data, layouts, tree_paths, testing.subject. Used by: testing.sameness,
+Reads from: tree_paths, testing.memory, testing.subject. Used by: testing.sameness,
 testing.numerics, testing.assertions.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdl.protocols import PyTree
+from jaxdl.testing.memory import equations_of
 from jaxdl.testing.subject import Subject
 from jaxdl.tree_paths import leaf_paths
 
@@ -126,14 +127,71 @@ def under_pmap(subject: Subject, batch: PyTree, devices: int, axis_name: str) ->
     return on_host(jax.tree.map(lambda x: x[0], out))
 
 
-def float64_errors(subject: Subject, batch: PyTree, run: PyTree) -> dict[str, float] | None:
-    """How far a run in float32 is from one in float64, a leaf; ``None`` where there is no such run.
+def float64_errors(subject: Subject, batch: PyTree, run: PyTree) -> dict[str, float]:
+    """How far a run in float32 is from one in float64, a leaf.
+
+    Where there is no such run, or where the step computes in half precision and does so in that run
+    as well, it is how far the run moves when state and batch move by one rounding.
 
     Args:
         subject: the step.
         batch: of the run.
         run: its state and metrics, on the host.
     """
+    errors = _against_float64(subject, batch, run)
+    half = _half(subject)
+    if errors is not None and half is None:
+        return errors
+    moved = _sensitivity(subject, batch, run, _EPS if half is None else half)
+    return {path: max(error, (errors or {}).get(path, 0.0)) for path, error in moved.items()}
+
+
+def _half(subject: Subject) -> float | None:
+    """The coarsest rounding of a half precision that the step computes in, or ``None``."""
+    dtypes = {
+        str(getattr(var.aval, "dtype", ""))
+        for chain in equations_of(subject.traced[0].jaxpr)
+        for var in chain[-1].outvars
+    }
+    found = [float(jnp.finfo(name).eps) for name in dtypes & {"bfloat16", "float16"}]
+    return max(found, default=None)
+
+
+def _sensitivity(subject: Subject, batch: PyTree, run: PyTree, eps: float) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+
+    def nudged(leaf: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        factor = 1 + eps * rng.uniform(-1, 1, np.shape(leaf))
+        return jnp.asarray(np.asarray(leaf, np.float64) * factor, jnp.result_type(leaf))
+
+    state = subject.state()
+    moved = jax.tree.map(nudged, state)
+    before = {
+        f"0/{path}": (old, new)
+        for path, old, new in zip(
+            leaf_paths(state),
+            jax.tree.leaves(on_host(state)),
+            jax.tree.leaves(on_host(moved)),
+            strict=True,
+        )
+    }
+    other = on_host(subject.compiled(moved, jax.tree.map(nudged, batch)))
+    errors: dict[str, float] = {}
+    for path, a, b in zip(
+        leaf_paths(run), jax.tree.leaves(run), jax.tree.leaves(other), strict=True
+    ):
+        if np.shape(a) == np.shape(b) and _real(a):
+            old, new = before.get(path, (0.0, 0.0))
+            # What a leaf was moved by itself is no error of the step's.
+            own = np.asarray(new, np.float64) - np.asarray(old, np.float64)
+            own = own if own.shape == np.shape(b) else 0.0
+            errors[path] = _gap(a, np.asarray(b, np.float64) - own)
+    return errors
+
+
+def _against_float64(subject: Subject, batch: PyTree, run: PyTree) -> dict[str, float] | None:
 
     def wide(leaf: Any) -> Any:
         real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

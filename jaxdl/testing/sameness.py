@@ -6,15 +6,16 @@ testing.proving.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxdl.protocols import MASK, PyTree
 from jaxdl.testing.randomness import draws_of
-from jaxdl.testing.report import Finding
+from jaxdl.testing.report import Finding, NotMade
 from jaxdl.testing.runs import (
     Apart,
     farthest,
@@ -27,7 +28,26 @@ from jaxdl.testing.runs import (
 )
 from jaxdl.testing.subject import Subject
 
-__all__ = ["Ways"]
+__all__ = ["Variant", "Ways"]
+
+_DRAWS = "the step draws random numbers by the rows' places"
+
+
+class Variant(NamedTuple):
+    """A step that should be another one, written in another way.
+
+    Attributes:
+        step: ``(state, batch) -> (state, metrics)``.
+        into: from a state of the step under proof to one of this.
+        back: from a state of this to one of the step under proof.
+        draws_alike: whether it draws the same random numbers. Microbatches do not: where a step
+            draws any, they are not compared.
+    """
+
+    step: Callable[..., Any]
+    into: Callable[[PyTree], PyTree] = lambda state: state
+    back: Callable[[PyTree], PyTree] = lambda state: state
+    draws_alike: bool = True
 
 
 class Ways:
@@ -84,7 +104,10 @@ class Ways:
     def mapped(self) -> list[Finding]:
         """``jit`` over the whole batch against ``pmap`` with its axis, rows unevenly real."""
         if self.subject.mapped is None:
-            return []
+            raise NotMade("the step takes no axis_name")
+        # Jaxdl's keys are those of examples; others' are those of devices, as they should be.
+        if self.draws and not self.subject.library:
+            raise NotMade(_DRAWS)
         found: list[Finding] = []
         for count in self._dividing():
             other = under_pmap(self.subject, self.batch, count, "data")
@@ -102,13 +125,19 @@ class Ways:
 
     def _dividing(self) -> list[int]:
         rows = self.rows or 0
-        return [count for count in self.devices if rows and rows % count == 0]
+        found = [count for count in self.devices if rows and rows % count == 0]
+        if not self.devices:
+            raise NotMade("there is one device; more CPU devices are made before JAX starts")
+        if not found:
+            numbers = " or ".join(map(str, self.devices))
+            raise NotMade(f"{self.rows or 'unequal'} rows do not divide over {numbers} devices")
+        return found
 
     def padded(self) -> list[Finding]:
         """The batch as it is against the same with rows of rubbish that its mask leaves out."""
         batch, rows = self.batch, self.rows
         if not self.can_pad():
-            return []
+            raise NotMade(self.why_not())
         longer = {name: _with_rubbish(name, value, self.mask) for name, value in batch.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         other = plain_run(self.subject, longer)
         return self._compared(
@@ -123,8 +152,10 @@ class Ways:
         """The batch against its rows in another order."""
         rows = self.rows
         # Rows get random numbers by their place: moving them changes those.
-        if not rows or rows < 2 or self.draws:
-            return []
+        if self.draws:
+            raise NotMade(_DRAWS)
+        if not rows or rows < 2:
+            raise NotMade("the batch has no two rows")
         order = np.random.default_rng(0).permutation(rows)
         other = plain_run(self.subject, jax.tree.map(lambda x: np.asarray(x)[order], self.batch))
         return self._compared(
@@ -145,26 +176,30 @@ class Ways:
             return f"the batch has no field {self.mask!r}"
         if not self.rows:
             return "the first axes of the batch's fields are not one number of rows"
-        return "the step draws random numbers by the rows' places" if self.draws else ""
+        return _DRAWS if self.draws else ""
 
-    def variant(self, name: str, step: Callable[..., Any]) -> list[Finding]:
+    def variant(self, name: str, other: Variant | Callable[..., Any]) -> list[Finding]:
         """The step against another that should be the same.
 
         Args:
             name: of the other.
-            step: ``(state, batch) -> (state, metrics)``.
+            other: ``(state, batch) -> (state, metrics)``, or a ``Variant``.
         """
+        other = other if isinstance(other, Variant) else Variant(other)
+        if self.draws and not other.draws_alike:
+            raise NotMade(f"{name}: other random numbers")
         subject = Subject(
             name,
-            given=step,
-            function=step,
-            state=self.subject.whole(self.subject.state()),
+            given=other.step,
+            function=inspect.unwrap(other.step),
+            state=other.into(self.subject.whole(self.subject.state())),
             batches=self.subject.batches,
         )
+        state, sums = plain_run(subject, self.batch)
         return self._compared(
             "variant-differs",
             f"by {self.subject.name} and by {name}",
-            plain_run(subject, self.batch),
+            (on_host(other.back(state)), sums),
             "sum losses and weights over microbatches and divide once; give both the same keys",
         )
 

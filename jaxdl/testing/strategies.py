@@ -46,7 +46,7 @@ def arrays(
     seed = draw(st.integers(0, 2**32 - 1))
     values = np.random.default_rng(seed).integers(-8, 9, chosen) / 2
     dtype = jax.numpy.dtype(draw(st.sampled_from(list(dtypes))))
-    return np.abs(values).astype(dtype) if dtype.kind == "u" else values.astype(dtype)
+    return np.asarray(np.abs(values) if dtype.kind == "u" else values, dtype)
 
 
 def pytrees(leaves: st.SearchStrategy[Any] | None = None, *, max_leaves: int = 8) -> Any:

@@ -1,6 +1,6 @@
 """The step under proof: any ``(state, batch) -> (state, metrics)``, traced in one way.
 
-Reads from: errors, protocols, tree_paths, placement. Used by: the checks beside it.
+Reads from: errors, protocols, placement, testing.dataflow. Used by: the checks beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from jaxdl.errors import ConfigError
 from jaxdl.placement import PlacedStep, PmappedStep
 from jaxdl.protocols import PyTree, TrainState, TrainStep
+from jaxdl.testing.dataflow import Flow, flow_of
 
 __all__ = ["Subject", "is_array", "part_of", "split_static", "subject_of"]
 
@@ -38,9 +39,26 @@ def split_static(tree: PyTree) -> tuple[PyTree, PyTree]:
     Args:
         tree: any pytree; Equinox keeps functions among its leaves.
     """
-    arrays = jax.tree.map(lambda x: x if is_array(x) else None, tree)
-    others = jax.tree.map(lambda x: None if is_array(x) else x, tree)
-    return arrays, others
+    return _where(tree, is_array), _where(tree, lambda x: not is_array(x))
+
+
+def _where(tree: PyTree, wanted: Callable[[Any], bool]) -> PyTree:
+    """A tree with ``None`` for what is not wanted; numbers in an Equinox module are no arrays."""
+
+    def kept(node: Any) -> Any:
+        inside = _is_module(node)
+
+        def one(leaf: Any) -> Any:
+            number = inside and isinstance(leaf, bool | int | float | complex)
+            return leaf if wanted(None if number else leaf) else None
+
+        return jax.tree.map(one, node)
+
+    return jax.tree.map(kept, tree, is_leaf=_is_module)
+
+
+def _is_module(node: Any) -> bool:
+    return any(base.__module__.startswith("equinox.") for base in type(node).__mro__)
 
 
 def _joined(arrays: PyTree, others: PyTree) -> PyTree:
@@ -82,7 +100,7 @@ class Subject:
         self._params = params
         self._arrays, self._others = split_static(state)
         takes = inspect.signature(function).parameters
-        self.mapped = function if "axis_name" in takes else None
+        self.mapped = function if "axis_name" in takes and not _is_pmapped(function) else None
 
     def state(self) -> PyTree:
         """A copy of the first state's arrays, of its own buffers, numbers left as they are."""
@@ -128,6 +146,11 @@ class Subject:
         return jax.make_jaxpr(self.update, return_shape=True)(self.state(), self.batches[0])
 
     @functools.cached_property
+    def flow(self) -> Flow:
+        """What the step does with its keys, and what each of its outputs depends on."""
+        return flow_of(self.traced[0])
+
+    @functools.cached_property
     def compiled(self) -> Any:
         """``update`` under ``jax.jit``: one for all checks, so that it is compiled once."""
         return jax.jit(self.update)
@@ -146,14 +169,6 @@ class Subject:
         if self._params is not None:
             return split_static(self._params(self.whole(state)))[0]
         return part_of(state, "params", state)
-
-    def optimizer_state(self, state: PyTree) -> PyTree:
-        """``opt_state`` in a state, or ``None``.
-
-        Args:
-            state: as ``state()``.
-        """
-        return part_of(state, "opt_state", None)
 
 
 def part_of(state: PyTree, name: str, default: Any) -> Any:
@@ -204,7 +219,7 @@ def subject_of(
         step = step.pure
     if isinstance(step, TrainStep):
         given = step.update if given is step else given
-        init = init or step.init
+        init = init or jax.jit(step.init)
         step = step.update
     if not callable(step):
         raise ConfigError(
@@ -223,10 +238,22 @@ def subject_of(
     return Subject(
         getattr(step, "__name__", type(step).__name__),
         given=given,
-        function=inspect.unwrap(step),
+        function=_function_below(step),
         state=state,
         batches=batches,
         frozen=frozen,
         params=params,
         library=isinstance(state, TrainState),
     )
+
+
+def _function_below(step: Any) -> Any:
+    """What is compiled, without the compiling of jax.jit, Equinox or NNX; other layers stay."""
+    while hasattr(step, "lower") and hasattr(step, "__wrapped__") and not _is_pmapped(step):
+        step = step.__wrapped__
+    return step
+
+
+def _is_pmapped(step: Any) -> bool:
+    # What jax.pmap returns is a function of Python; below it the mapped axis has no name.
+    return inspect.isfunction(step) and hasattr(step, "lower")

@@ -242,6 +242,15 @@ def answered(tmp_path, *words):
     return plan_answers.read_answer(answer)
 
 
+def test_help_that_nobody_reads_is_no_error(gpt, tmp_path, monkeypatch):
+    """The process that compiles shows it, as of ``jaxdl plan FILE --help | head``."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        assert worker([str(tmp_path / "answer.json"), str(gpt), "--help"]) == 0
+
+
 def test_errors_come_back_with_their_three_parts(tiny, tmp_path):
     with pytest.raises(ConfigError, match="there is no such slice") as told:
         answered(tmp_path, "tiny.py", "--on", "v5e-17")

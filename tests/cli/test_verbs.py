@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 
 import pytest
 
 from jaxdl import data
+from jaxdl.cli.pipes import while_it_is_read
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
@@ -32,7 +34,7 @@ def test_version(jaxdl_command):
 def test_a_wrong_verb(jaxdl_command):
     code, out, err = jaxdl_command("trian", "examples/digits.py")
     assert (code, out) == (2, "")
-    verbs = "train resume checkpoint plan rehearse replay evaluate data doctor"
+    verbs = "train resume checkpoint plan prove rehearse replay evaluate data doctor"
     assert err.splitlines() == [
         "error: there is no verb 'trian'",
         f"  expected: one of {', '.join(verbs.split())}",
@@ -53,6 +55,45 @@ def test_ctrl_c_outside_the_loop(jaxdl_command, monkeypatch):
 
     monkeypatch.setattr("jaxdl.cli.datasets.run", press)
     assert jaxdl_command("data") == (130, "", "interrupted\n")
+
+
+def closed():
+    """An output whose reader has gone."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    return writes
+
+
+@pytest.mark.parametrize("words", [["--help"], ["data", "--help"]], ids=" ".join)
+def test_output_that_nobody_reads_is_no_error(words):
+    code = "import sys; from jaxdl.cli import main; sys.exit(main())"
+    output = closed()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(output)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (lambda: print("x" * 100_000) or 1, 0),
+        (lambda: print("x") or 1, 1),
+        (lambda: print("x") or sys.exit(0), 0),
+    ],
+    ids=["within", "at the end", "at an exit"],
+)
+def test_a_command_keeps_its_exit_code(run, expected, monkeypatch):
+    with os.fdopen(closed(), "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert while_it_is_read(run) == expected
+        print("nobody reads this either")
+        output.flush()
 
 
 def test_prepared_data_sets_are_listed(jaxdl_command, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,28 @@ def animal(finding: str) -> Callable[[Any], Any]:
     return put
 
 
+PARK: dict[str, Callable[[], dict[str, Any]]] = {}
+"""Correct steps: makers of arguments for ``prove``, which must find nothing."""
+
+
+def correct(make: Any) -> Any:
+    """Puts a maker of a correct step into the park."""
+    PARK[make.__name__] = make
+    return make
+
+
+@contextlib.contextmanager
+def small_programs_cached() -> Generator[None]:
+    """The eager run of a proof compiles each operation by itself; most proofs share them."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0.0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
 def batch(seed: int = 0, rows: int = ROWS, **more: Any) -> dict[str, np.ndarray]:
     """Rows of four features and one of three classes, all real."""
     rng = np.random.default_rng(seed)
@@ -53,6 +76,11 @@ def batch(seed: int = 0, rows: int = ROWS, **more: Any) -> dict[str, np.ndarray]
 def batches(count: int = 3) -> list[dict[str, np.ndarray]]:
     """A few of them."""
     return [batch(seed) for seed in range(count)]
+
+
+def unmasked(count: int = 3) -> list[dict[str, np.ndarray]]:
+    """The same without masks, as most have them."""
+    return [{"x": rows["x"], "label": rows["label"]} for rows in batches(count)]
 
 
 def weights(seed: int = 0) -> dict[str, jax.Array]:
