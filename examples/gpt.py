@@ -108,11 +108,13 @@ def recipe(config: Config) -> jaxdl.Recipe:
 def build(config: Config, length: int) -> models.GPT:
     """The model; nothing is allocated yet."""
     nano = config.size == "nano"
+    dtype = config.dtype or ("float32" if nano else "bfloat16")
     options: dict[str, Any] = {
         "max_length": length,
         "remat": None if config.remat == "none" else config.remat,
         "scan_layers": not nano if config.scan_layers is None else config.scan_layers,
-        "dtype": jnp.dtype(config.dtype or ("float32" if nano else "bfloat16")),
+        # Without a dtype the model computes in that of its parameters.
+        "dtype": jnp.bfloat16 if dtype == "bfloat16" else None,
     }
     if nano:
         return models.GPT(vocab_size=BYTES, num_layers=2, num_heads=4, hidden_dim=96, **options)

@@ -138,7 +138,8 @@ def build(config: Config, vocab_size: int) -> models.GPT:
         dropout_rate=config.dropout_rate,
         remat=None if config.remat == "none" else config.remat,
         scan_layers=config.scan_layers,
-        dtype=jnp.dtype(config.dtype),
+        # Without a dtype the model computes in that of its parameters.
+        dtype=jnp.bfloat16 if config.dtype == "bfloat16" else None,
     )
 
 

@@ -22,8 +22,10 @@ from jaxdl import gradients, losses, metrics, models
 from jaxdl.layouts import data_parallel
 
 ROWS, SHORT, STEPS, CLASSES = 32, 25, 5, 10
-# Programs that the compiler hardly optimises add in another order: 1.2e-6 was seen.
-TOLERANCE = 2e-6 if "optimization_level=1" in os.environ["XLA_FLAGS"] else 1e-6
+# Sums in another order, by a compiler that hardly optimises (1.2e-6 was seen) or by jaxlib 0.11's
+# (1.1e-6).
+OPTIMIZED = "optimization_level=1" not in os.environ["XLA_FLAGS"]
+TOLERANCE = 1e-6 if OPTIMIZED and jax.__version__.startswith("0.10.") else 2e-6
 MODELS = {
     "mlp": models.MLP((32, CLASSES)),
     "cnn": models.CNN(num_classes=CLASSES, norm="batch", axis_name="data"),
