@@ -163,7 +163,9 @@ def by_slice(
     parts = np.unique(field).tolist() if values is None else list(values)
     rows: list[SliceRow] = []
     for part in parts:
-        chosen = np.flatnonzero(field == part)
+        # NaN is a part too, and equals nothing.
+        same = field == part if part == part else field != field
+        chosen = np.flatnonzero(same)
         value = float(statistic(*(c[chosen] for c in columns))) if chosen.size else float("nan")
         rows.append(SliceRow(part, int(chosen.size), value))
     return rows

@@ -58,8 +58,8 @@ def create_page(
 ) -> Page:
     """A page on which people compare or rate the answers of systems, blind.
 
-    Order, sides and choice follow from the seed. The page holds neither the seed, nor an id, nor a
-    system's name, nor a file's; a name inside a text or picture it cannot hide.
+    Order, sides and choice follow from the seed and the items. The page holds neither the seed,
+    nor an id, nor a system's name, nor a file's; a name inside a text or picture it cannot hide.
 
     Args:
         items: mappings of ``id`` (a text), ``prompt`` and ``systems``, a mapping from a system's

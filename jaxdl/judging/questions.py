@@ -5,7 +5,9 @@ Reads from: errors, judging.contents. Used by: judging.pages.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -86,9 +88,11 @@ def ask(
         items: checked ones.
         kind: ``"pairs"`` to compare, ``"ratings"`` to rate each answer alone.
         pairs_per_item: so many pairs of each item, chosen at random; all when ``None``.
-        seed: of the order, the sides and the choice.
+        seed: of the order, the sides and the choice, together with all of the items.
     """
-    rng = np.random.default_rng(seed)
+    # With the names in it, so that who guesses the seed does not know the sides.
+    text = json.dumps([seed, list(map(dict, items))], sort_keys=True, default=str)
+    rng = np.random.default_rng(list(hashlib.sha256(text.encode()).digest()))
     found: list[Asked] = []
     for number, item in enumerate(items):
         names = sorted(item["systems"])

@@ -75,6 +75,12 @@ def test_an_empty_slice_is_told_and_not_measured():
     assert np.isnan(rows[1].value)
 
 
+def test_rows_whose_field_is_nan_are_a_slice():
+    rows = evaluation.by_slice(np.sum, [1, 2, 4], by=[0.5, np.nan, np.nan])
+    assert [(row.rows, row.value) for row in rows] == [(1, 1.0), (2, 6.0)]
+    assert np.isnan(rows[1].slice)
+
+
 def test_a_quantity_is_sliced_by_edges():
     names = evaluation.binned([1.5, 2.0, 2.5, np.nan, np.inf], [2, 2.5])
     assert names.tolist() == ["below 2", "2 to 2.5", "from 2.5", "nan", "from 2.5"]

@@ -118,6 +118,16 @@ def test_the_order_is_shuffled_and_pairs_can_be_fewer():
     assert len({pair for _, pair in pairs}) == 6
 
 
+def test_who_guesses_the_seed_does_not_know_the_sides():
+    def sides(names):
+        key = create_page(items(40, systems=names), seed=7).key
+        return [sorted(entry["systems"]) == entry["systems"] for entry in key["questions"].values()]
+
+    same = sum(a == b for a, b in zip(sides(("x", "y")), sides(("x", "z")), strict=True))
+    # Of 40 by chance: three standard deviations to either side.
+    assert 10 <= same <= 30
+
+
 def test_nothing_of_a_text_becomes_part_of_the_page():
     asked = [{"id": "one", "prompt": NASTY, "systems": {"x": NASTY, "y": {"text": NASTY}}}]
     quoted = NASTY.replace("\ud800", "")
