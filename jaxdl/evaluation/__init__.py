@@ -17,7 +17,7 @@ from jaxdl.evaluation.significance import (
     paired_bootstrap,
     permutation_test,
 )
-from jaxdl.evaluation.tables import ClassRow, SliceRow, binned, by_slice, class_table, confusion
+from jaxdl.evaluation.tables import ClassRow, SliceRow, by_slice, class_table, confusion
 
 __all__ = [
     "ClassRow",
@@ -28,7 +28,6 @@ __all__ = [
     "PlacedEvalStep",
     "Reliability",
     "SliceRow",
-    "binned",
     "bootstrap",
     "brier_score",
     "by_slice",

@@ -16,7 +16,7 @@ from jaxdl.errors import BatchError, ConfigError
 from jaxdl.evaluation.rows import same_rows
 from jaxdl.metrics import class_scores
 
-__all__ = ["ClassRow", "SliceRow", "binned", "by_slice", "class_table", "confusion"]
+__all__ = ["ClassRow", "SliceRow", "by_slice", "class_table", "confusion"]
 
 
 class ClassRow(NamedTuple):
@@ -137,20 +137,24 @@ def by_slice(
     *arrays: npt.ArrayLike,
     by: npt.ArrayLike,
     values: Sequence[Any] | None = None,
+    edges: npt.ArrayLike | None = None,
 ) -> list[SliceRow]:
     """Measures each part of a data set that a field makes.
 
     Args:
         statistic: from the arrays' rows of one part to a number; not called where there are none.
         *arrays: of the same rows ``[B, ...]``.
-        by: the field ``[B]``: numbers, texts or truth values. ``binned`` makes one of a quantity.
+        by: the field ``[B]``: numbers, texts or truth values.
         values: the parts; those that occur, in order, when ``None``.
+        edges: for a quantity, in place of ``values``: at least one, rising; each belongs to the
+            interval above it, and NaN to none.
 
     Returns:
         A row a part. Rows whose value is in none of the parts are in none.
 
     Raises:
         BatchError: the arrays and the field differ in length.
+        ConfigError: the edges do not rise, or there are ``values`` too.
 
     Examples:
         >>> right = np.array([1, 0, 1, 1])
@@ -158,8 +162,15 @@ def by_slice(
         ...     print(*row)
         day 2 1.0
         night 2 0.5
+        >>> for row in by_slice(np.mean, right, by=[3, 10, 25, 11], edges=[10, 20]):
+        ...     print(*row)
+        below 10 1 1.0
+        10 to 20 2 0.5
+        from 20 1 1.0
     """
     field, *columns = same_rows(by, *arrays)
+    if edges is not None:
+        field, values = _intervals(field, np.atleast_1d(np.asarray(edges, np.float64)), values)
     parts = np.unique(field).tolist() if values is None else list(values)
     rows: list[SliceRow] = []
     for part in parts:
@@ -171,31 +182,18 @@ def by_slice(
     return rows
 
 
-def binned(values: npt.ArrayLike, edges: npt.ArrayLike) -> npt.NDArray[Any]:
-    """A quantity as the name of the interval that it is in, for ``by_slice``.
-
-    Args:
-        values: ``[B]``.
-        edges: at least one, rising. An edge belongs to the interval above it.
-
-    Returns:
-        Names ``[B]``, such as ``"below 10"``, ``"10 to 20"`` and ``"from 20"``; NaN is ``"nan"``.
-
-    Raises:
-        ConfigError: there are no edges, or they do not rise.
-
-    Examples:
-        >>> binned([3, 10, 25], [10, 20]).tolist()
-        ['below 10', '10 to 20', 'from 20']
-    """
-    steps = np.atleast_1d(np.asarray(edges, np.float64))
-    if not steps.size or not (np.diff(steps) > 0).all():
+def _intervals(
+    numbers: npt.NDArray[Any], edges: npt.NDArray[np.float64], values: Any
+) -> tuple[npt.NDArray[Any], list[str]]:
+    """The name of the interval of each number, and the names in order."""
+    if values is not None or not edges.size or not (np.diff(edges) > 0).all():
         raise ConfigError(
-            f"edges are {steps.tolist()}",
-            expected="at least one, rising",
-            do="sort them, each once",
+            f"edges are {edges.tolist()}" + ("" if values is None else ", and there are values"),
+            expected="at least one, rising, and no values",
+            do="sort the edges, each once",
         )
-    middle = [f"{a:g} to {b:g}" for a, b in itertools.pairwise(steps)]
-    names = np.array([f"below {steps[0]:g}", *middle, f"from {steps[-1]:g}", "nan"])
-    numbers = np.asarray(values, np.float64)
-    return names[np.where(np.isnan(numbers), len(names) - 1, np.digitize(numbers, steps))]
+    middle = [f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)]
+    names = [f"below {edges[0]:g}", *middle, f"from {edges[-1]:g}"]
+    known = numbers.astype(np.float64)
+    index = np.where(np.isnan(known), len(names), np.digitize(known, edges))
+    return np.array([*names, ""])[index], names

@@ -201,9 +201,10 @@ def _beyond(observed: Any, expected: Any) -> float:
 def agreement(judgements: Judgements) -> Agreement:
     """How far the judges agree, over all that they were asked.
 
-    A preference is read as a number: -1 when the pair's alphabetically first system is better, 0
-    for the same, 1 for the other, so that the side on which it was shown does not matter. Where a
-    judge was asked the same on two pages, the last answer counts.
+    A preference is read as it was shown: -1 for the left answer, 0 for the same, 1 for the right
+    one. Sides are by chance, so a system that always wins is agreement, and no name matters. Where
+    pages show a pair differently, they are turned to the first one's sides; where a judge was
+    asked the same on two pages, the last answer counts.
 
     Args:
         judgements: from ``read_judgements``; of preferences or of ratings.
@@ -252,10 +253,12 @@ def _table(judgements: Judgements) -> dict[tuple[str, tuple[str, ...]], float]:
             do="give files from pages of one kind",
         )
     said: dict[tuple[str, tuple[str, ...]], float] = {}
+    sides: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}
     for each in preferences:
-        first, second = sorted((each.left, each.right))
-        number = 0.0 if each.winner is None else -1.0 if each.winner == first else 1.0
-        said[each.judge, (each.item, first, second)] = number
+        shown = (each.left, each.right)
+        left, right = sides.setdefault((each.item, frozenset(shown)), shown)
+        number = 0.0 if each.winner is None else -1.0 if each.winner == left else 1.0
+        said[each.judge, (each.item, left, right)] = number
     for each in ratings:
         said[each.judge, (each.item, each.system)] = float(each.rating)
     return said

@@ -66,7 +66,7 @@ def test_pairs_from_items_to_report(jaxdl_command, create, tmp_path):
     assert code == 0
     lines = [line.split() for line in out.splitlines() if line.strip()]
     assert ["tuned", "6", "6", "0", "0.750"] in [line[:5] for line in lines]
-    assert ["Fleiss", "-1.000"] in lines
+    assert ["Fleiss", "-0.600"] in lines
     assert ["Cohen,", "ann", "and", "bob", "0.000"] in lines
     assert "12 judgements of 6 items by 2 judges" in out
     found = json.loads(report.read_text())

@@ -82,10 +82,15 @@ def test_rows_whose_field_is_nan_are_a_slice():
 
 
 def test_a_quantity_is_sliced_by_edges():
-    names = evaluation.binned([1.5, 2.0, 2.5, np.nan, np.inf], [2, 2.5])
-    assert names.tolist() == ["below 2", "2 to 2.5", "from 2.5", "nan", "from 2.5"]
-    with pytest.raises(ConfigError, match="at least one, rising"):
-        evaluation.binned([1.0], [3, 3])
+    by = [1.5, 2.0, 2.4, 3.0, np.nan, np.inf]
+    rows = evaluation.by_slice(np.sum, [1, 2, 4, 8, 16, 32], by=by, edges=[2, 2.5, 2.75])
+    assert [(row.slice, row.rows) for row in rows] == [
+        ("below 2", 1),
+        ("2 to 2.5", 2),
+        ("2.5 to 2.75", 0),
+        ("from 2.75", 2),
+    ]
+    assert [row.value for row in rows if row.rows] == [1.0, 6.0, 40.0]
 
 
 @pytest.mark.parametrize(("equal", "strategy"), [("width", "uniform"), ("count", "quantile")])
@@ -161,6 +166,15 @@ def test_folds_hold_each_row_out_once_and_keep_shares(grouped):
         (lambda: evaluation.confusion([0, 1], [0.2, 0.8], 2), "predictions are float64"),
         (lambda: evaluation.class_table([[1, 0], [0, 1]], ["a"]), "with 1 names"),
         (lambda: evaluation.by_slice(np.mean, [1.0], by=["a", "b"]), r"shapes \[2\], \[1\]"),
+        (
+            lambda: evaluation.by_slice(np.mean, [1.0], by=[1.0], edges=[3, 3]),
+            "at least one, rising",
+        ),
+        (lambda: evaluation.by_slice(np.mean, [1.0], by=[1.0], edges=[]), "at least one, rising"),
+        (
+            lambda: evaluation.by_slice(np.mean, [1.0], by=[1.0], edges=[3], values=[1.0]),
+            "and there are values",
+        ),
         (lambda: evaluation.reliability([0.5], [1], bins=0), "bins is 0"),
         (lambda: evaluation.reliability([1.5], [1]), "probabilities are from 1.5"),
         (lambda: evaluation.reliability([np.nan], [1]), "none of them NaN"),

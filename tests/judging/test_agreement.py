@@ -146,7 +146,7 @@ def preference(judge, item, first_is_better, *, swapped=False):
     )
 
 
-def test_agreement_does_not_see_the_side():
+def test_pages_of_other_sides_are_turned():
     said = [(True, True), (True, True), (False, False), (None, None), (True, False)]
     preferences = [
         each
@@ -168,6 +168,28 @@ def test_agreement_does_not_see_the_side():
     assert found.alpha["nominal"] == pytest.approx(krippendorff_alpha([a, b]))
     # Nothing was answered by all three.
     assert math.isnan(found.fleiss)
+
+
+def test_agreement_is_that_of_what_was_shown_and_sees_no_name():
+    rng = np.random.default_rng(2)
+    table = rng.integers(-1, 2, (2, 30))
+    words = {-1: "left", 0: "same", 1: "right"}
+
+    def found(names):
+        shown = [tuple(names[i] for i in rng.permutation(3)[:2]) for _ in range(30)]
+        return agreement(
+            Judgements(
+                tuple(
+                    Preference(f"judge {j}", f"item {i}", *shown[i], words[int(value)])
+                    for (j, i), value in np.ndenumerate(table)
+                ),
+                (),
+            )
+        )
+
+    first, second = found(["a", "b", "c"]), found(["z", "y", "x"])
+    assert first == second
+    assert first.pairs[0].kappa == pytest.approx(cohen_kappa_score(*table), abs=1e-12)
 
 
 def test_agreement_of_ratings_is_that_of_their_table():
