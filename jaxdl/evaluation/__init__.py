@@ -1,5 +1,45 @@
-"""Exact evaluation over a data set."""
+"""Exact evaluation over a data set, and the statistics of what was measured."""
 
+from jaxdl.evaluation.calibration import (
+    Reliability,
+    brier_score,
+    calibration_error,
+    reliability,
+    top_label,
+)
 from jaxdl.evaluation.exact import PlacedEvalStep, check_exact, evaluate
+from jaxdl.evaluation.folds import Fold, stratified_folds
+from jaxdl.evaluation.intervals import Interval, bootstrap
+from jaxdl.evaluation.significance import (
+    Difference,
+    McNemar,
+    mcnemar,
+    paired_bootstrap,
+    permutation_test,
+)
+from jaxdl.evaluation.tables import ClassRow, SliceRow, by_slice, class_table, confusion
 
-__all__ = ["PlacedEvalStep", "check_exact", "evaluate"]
+__all__ = [
+    "ClassRow",
+    "Difference",
+    "Fold",
+    "Interval",
+    "McNemar",
+    "PlacedEvalStep",
+    "Reliability",
+    "SliceRow",
+    "bootstrap",
+    "brier_score",
+    "by_slice",
+    "calibration_error",
+    "check_exact",
+    "class_table",
+    "confusion",
+    "evaluate",
+    "mcnemar",
+    "paired_bootstrap",
+    "permutation_test",
+    "reliability",
+    "stratified_folds",
+    "top_label",
+]

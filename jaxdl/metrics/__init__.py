@@ -3,6 +3,7 @@
 from jaxdl.metrics.calibration import auroc, expected_calibration_error
 from jaxdl.metrics.classification import (
     accuracy,
+    class_scores,
     classification_report,
     confusion_matrix,
     f1,
@@ -24,6 +25,7 @@ __all__ = [
     "bleu_of",
     "bleu_sums",
     "chrf",
+    "class_scores",
     "classification_report",
     "confusion_matrix",
     "edit_distance",

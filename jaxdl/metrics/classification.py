@@ -22,6 +22,7 @@ from jaxdl.protocols import Batch, Mean, Metric
 
 __all__ = [
     "accuracy",
+    "class_scores",
     "classification_report",
     "confusion_matrix",
     "f1",
@@ -159,7 +160,7 @@ def classification_report(
     _check_average(average)
 
     def read(counts: Any) -> dict[str, Any]:
-        scores = _scores(counts)
+        scores = class_scores(counts)
         values = {name: _averaged(scores, name, average) for name in ("precision", "recall", "f1")}
         diagonal, everything = np.trace(np.asarray(counts)), np.sum(counts)
         return {"accuracy": float(quotient(diagonal, everything)), **values}
@@ -170,7 +171,7 @@ def classification_report(
 def _from_confusion(name: str, num_classes: int, average: Any, target: str) -> Metric:
     _check_average(average)
     reading: Callable[[Any], dict[str, Any]] = lambda counts: {  # noqa: E731
-        name: _averaged(_scores(counts), name, average)
+        name: _averaged(class_scores(counts), name, average)
     }
     return Metric(lambda outputs, batch: _confusion(outputs, batch, num_classes, target), reading)
 
@@ -195,8 +196,16 @@ def _confusion(outputs: Any, batch: Batch, num_classes: int, target: str) -> jax
     return flat.reshape(num_classes, num_classes)
 
 
-def _scores(counts: Any) -> dict[str, np.ndarray]:
-    """By class: precision, recall, F1, and how often it was target or predicted."""
+def class_scores(counts: Any) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 by class.
+
+    Args:
+        counts: a confusion matrix ``[K, K]``: row the target, column the prediction.
+
+    Returns:
+        Arrays ``[K]``: ``right``, ``actual`` (how often the class was the target), ``predicted``,
+        ``precision``, ``recall`` and ``f1``; 0 where there is nothing to divide by.
+    """
     matrix = np.asarray(counts, np.float64)
     right, actual, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     return {

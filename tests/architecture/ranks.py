@@ -10,7 +10,7 @@ PACKAGE = ROOT / "jaxdl"
 
 RANKS = [
     ["protocols", "errors", "reductions", "tree_paths", "units"],
-    ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data"],
+    ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"],
     ["objectives", "gradients", "hosts", "weights", "generation"],
     ["step", "checkpoints"],
     ["placement", "evaluation"],
