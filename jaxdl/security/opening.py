@@ -28,7 +28,7 @@ from jaxdl.security.streams import Stream, altered, opened, sealed_size
 
 __all__ = ["Opened", "open_sealed", "verify_sealed"]
 
-_READ = 1 << 22
+_READ = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ Reads from: errors, security.ciphers, .envelope, .keys, .proving. Used by: secur
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -141,7 +142,7 @@ def unwrapped(
     keys: dict[str, bytes] = {}
     for grant in chosen:
         keys |= _unwrap(folder, envelope, grant, holder)
-    if mac(mac_key(keys, envelope), proof.header) != proof.mac:
+    if not hmac.compare_digest(mac(mac_key(keys, envelope), proof.header), proof.mac):
         raise DamagedError(
             f"the envelope of {folder} was altered: its HMAC is of another header",
             expected="a header written by somebody with a role",
