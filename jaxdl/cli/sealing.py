@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import tyro
 
@@ -112,6 +112,8 @@ class _ChangeOptions:
     """Whose signature on the old one counts; that of --sign when not given."""
     allow_unsigned: _Flag = False
     """Let the old one be unsigned."""
+    at_least: _Number = None
+    """The generation that you know of; an older one is not carried on."""
 
 
 @dataclass(frozen=True)
@@ -244,42 +246,39 @@ def _open(argv: list[str]) -> int:
 def _grant(argv: list[str]) -> int:
     options = tyro.cli(GrantOptions, prog="jaxdl checkpoint grant", args=argv)
     role, new = _pair(options.to)
-    signer, trust = _changing(options)
-    holder = security.read_key(options.key)
-    _show(security.grant(options.sealed, role, new, holder=holder, signer=signer, trust=trust))
+    _show(security.grant(options.sealed, role, new, **_changing(options)))
     return 0
 
 
 def _revoke(argv: list[str]) -> int:
     options = tyro.cli(RevokeOptions, prog="jaxdl checkpoint revoke", args=argv)
-    signer, trust = _changing(options)
-    envelope = security.revoke(
-        options.sealed,
-        options.role,
-        key=options.id,
-        holder=security.read_key(options.key),
-        signer=signer,
-        trust=trust,
-    )
-    _show(envelope)
+    how = _changing(options)
+    _show(security.revoke(options.sealed, options.role, key=options.id, **how))
     print("a copy of the folder as it was still opens; `jaxdl checkpoint rotate` encrypts anew")
     return 0
 
 
 def _rotate(argv: list[str]) -> int:
     options = tyro.cli(RotateOptions, prog="jaxdl checkpoint rotate", args=argv)
-    signer, trust = _changing(options)
     holders = [_pair(word) for word in options.holders]
-    holder = security.read_key(options.key)
-    _show(security.rotate(options.sealed, holders, holder=holder, signer=signer, trust=trust))
+    _show(security.rotate(options.sealed, holders, **_changing(options)))
     return 0
 
 
-def _changing(options: _ChangeOptions) -> tuple[security.Secret | None, security.Trust | None]:
+class _How(TypedDict):
+    holder: security.Secret
+    signer: security.Secret | None
+    trust: security.Trust | None
+    at_least: int | None
+
+
+def _changing(options: _ChangeOptions) -> _How:
     signer = None if options.sign is None else security.read_key(options.sign)
-    if signer is not None and not options.trust and not options.allow_unsigned:
-        return signer, None
-    return signer, _trust(options.trust, allow_unsigned=options.allow_unsigned)
+    trust = None
+    if signer is None or options.trust or options.allow_unsigned:
+        trust = _trust(options.trust, allow_unsigned=options.allow_unsigned)
+    holder = security.read_key(options.key)
+    return {"holder": holder, "signer": signer, "trust": trust, "at_least": options.at_least}
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {

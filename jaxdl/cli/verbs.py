@@ -25,7 +25,7 @@ usage: jaxdl VERB ...
   train FILE         train the recipe that a file defines
   resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
-  checkpoint ...     list, verify, compare and export the checkpoints of a run
+  checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time
   rehearse FILE      run it as many hosts on this machine, with a fault or without
   replay RUN         repeat one step of a run with every operation watched

@@ -3,8 +3,8 @@
 ``grant`` and ``revoke`` write the envelope alone. A key that was revoked still opens a copy of an
 older envelope with the same ciphertext; ``rotate`` ends that for all copies made from then on.
 
-Reads from: errors, security.ciphers, .envelope, .keys, .opening, .proving, .roles, .sealing. Used
-by: security, cli.sealing.
+Reads from: errors, security.ciphers, .envelope, .keys, .opening, .proving, .roles, .sealing.
+Used by: security.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def grant(
     holder: Secret,
     signer: Secret | None,
     trust: Trust | None = None,
+    at_least: int | None = None,
 ) -> Envelope:
     """Gives a role to a key. No tensor is touched.
 
@@ -47,6 +48,7 @@ def grant(
         holder: a key that opens at least as much.
         signer: who signs the new envelope; it may be ``None`` only where nobody signed before.
         trust: whose signature on the old envelope counts; the signer's when ``None``.
+        at_least: the generation that is known; an older envelope is not carried on.
 
     Returns:
         The new envelope.
@@ -58,7 +60,7 @@ def grant(
     """
     check_role(role)
     with _locked(folder):
-        found = _opened(folder, holder, signer, trust)
+        found = _opened(folder, holder, signer, trust, at_least=at_least)
         envelope = found.envelope
         if any((each.role, each.key) == (role, new.id) for each in envelope.grants):
             raise ConfigError(
@@ -83,6 +85,7 @@ def revoke(
     signer: Secret | None,
     key: str | None = None,
     trust: Trust | None = None,
+    at_least: int | None = None,
 ) -> Envelope:
     """Takes a role away: from one key, or from all that have it. No tensor is touched.
 
@@ -93,6 +96,7 @@ def revoke(
         signer: as for ``grant``.
         key: the id of the key that loses it; all of them when ``None``.
         trust: as for ``grant``.
+        at_least: as for ``grant``.
 
     Returns:
         The new envelope.
@@ -104,7 +108,7 @@ def revoke(
     """
     check_role(role)
     with _locked(folder):
-        found = _opened(folder, holder, signer, trust)
+        found = _opened(folder, holder, signer, trust, at_least=at_least)
         envelope = found.envelope
         gone = [each for each in envelope.grants if each.role == role and key in (None, each.key)]
         staying = tuple(each for each in envelope.grants if each not in gone)
@@ -144,6 +148,7 @@ def rotate(
     holder: Secret,
     signer: Secret | None,
     trust: Trust | None = None,
+    at_least: int | None = None,
 ) -> Envelope:
     """Encrypts everything anew, under new data keys, for those who are named.
 
@@ -156,6 +161,7 @@ def rotate(
         holder: a key with the role train.
         signer: as for ``grant``.
         trust: as for ``grant``.
+        at_least: as for ``grant``.
 
     Returns:
         The new envelope.
@@ -169,7 +175,7 @@ def rotate(
     check_holders(holders)
     folder = Path(folder)
     with _locked(folder):
-        found = _opened(folder, holder, signer, trust, "train")
+        found = _opened(folder, holder, signer, trust, at_least=at_least, role="train")
         old = found.envelope
         _remove_others(folder, old)
         sizes = {name: [part.size for part in each.parts] for name, each in old.groups.items()}
@@ -205,12 +211,14 @@ def _opened(
     holder: Secret,
     signer: Secret | None,
     trust: Trust | None,
+    *,
+    at_least: int | None,
     role: str | None = None,
 ) -> Opened:
     """Opens what will be changed; what somebody signed is not left unsigned."""
     if trust is None:
         trust = Trust(() if signer is None else (public_key(signer.reveal()),))
-    found = open_sealed(folder, holder, trust=trust, role=role)
+    found = open_sealed(folder, holder, trust=trust, role=role, at_least=at_least)
     _, proof = read_envelope(folder, trust)
     if proof.signer and signer is None:
         raise SealError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import importlib.util
 from typing import Any, TypeAlias
 
 from jaxdl.errors import MissingExtraError
@@ -166,11 +167,9 @@ def check_installed() -> None:
     Raises:
         MissingExtraError: it is not.
     """
-    try:
-        import cryptography  # noqa: F401 - only whether it is there
-    except ImportError as error:
+    if importlib.util.find_spec("cryptography") is None:
         raise MissingExtraError(
             "cryptography is not installed",
             expected="the extra jaxdl[security]",
             do="pip install 'jaxdl[security]'",
-        ) from error
+        )

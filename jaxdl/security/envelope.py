@@ -1,6 +1,7 @@
 """The header of something sealed: what it holds and for whom, and how that is written down.
 
-Reads from: errors, security.streams. Used by: the rest of security.
+Reads from: errors, security.streams. Used by: security,
+security.proving, .roles, .sources, .sealing, .opening, .changing.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ def parsed(folder: Path, header: bytes) -> Envelope:
 
 def _group(words: Any) -> Group:
     parts = tuple(Part(*each) for each in words["parts"])
-    return Group(**{**words, "parts": parts})
+    return Group(words["file"], words["salt"], parts)
 
 
 def _tuple(kind: Callable[..., Any], words: Any) -> Any:

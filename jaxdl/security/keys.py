@@ -4,7 +4,8 @@ A source is ``file:PATH``, ``env:NAME`` or ``command:WORDS`` (for a key manageme
 key itself is never a word of a command line, never part of a message, of a ``repr`` or of a
 pickle; what names it is its id, from which it cannot be found.
 
-Reads from: errors, security.ciphers. Used by: security, cli.sealing.
+Reads from: errors, security.ciphers. Used by: security, security.proving,
+.roles, .sealing, .opening, .changing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Secret:
 
     Examples:
         >>> Secret(bytes(range(32)))
-        Secret('96f6a1b7a3a8ee27')
+        Secret('01dfd7e0450bcf85')
     """
 
     __slots__ = ("_value", "id")
@@ -108,10 +109,12 @@ def _from_file(where: str) -> bytes:
     path = Path(where).expanduser()
     try:
         # Opened first and asked afterwards: what is checked is what is read.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            _check_file(path, status)
-            return file.read(_LONGEST)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            _check_file(path, os.fstat(handle))
+            return os.read(handle, _LONGEST)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise ConfigError(
             f"the key file {path} cannot be read: {error.strerror}",

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl.errors import SealError, closest
+from jaxdl.errors import CheckpointError, ConfigError, SealError, closest
 from jaxdl.security.ciphers import check_installed
 from jaxdl.security.envelope import Envelope
 from jaxdl.security.keys import Secret
@@ -48,6 +48,13 @@ class Opened:
     def __repr__(self) -> str:
         return f"Opened({str(self.folder)!r}, {', '.join(self.keys)})"
 
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            f"{self!r} was about to be pickled, with its data keys",
+            expected="keys that stay in the process that read them",
+            do="open it where it is needed",
+        )
+
     @cached_property
     def items(self) -> dict[str, tuple[str, int, dict[str, Any]]]:
         """Group, number and description of everything that the key opens, by name."""
@@ -73,16 +80,24 @@ class Opened:
 
         Raises:
             DamagedError: it is not what was sealed.
+            CheckpointError: its file cannot be read.
         """
         envelope, made = self.envelope, self.envelope.groups[group]
         before = sum(sealed_size(part.size, envelope.chunk) for part in made.parts[:number])
         size, sha256 = made.parts[number]
         salt = bytes.fromhex(made.salt)
         stream = Stream.derived(self.keys[group], salt, number, envelope.context(group))
-        with (self.folder / made.file).open("rb") as file:
-            file.seek(before)
-            name = f"part {number} of {made.file} in {self.folder}"
-            yield from opened(file, size, stream, envelope.chunk, sha256=sha256, name=name)
+        name = f"part {number} of {made.file} in {self.folder}"
+        try:
+            with (self.folder / made.file).open("rb") as file:
+                file.seek(before)
+                yield from opened(file, size, stream, envelope.chunk, sha256=sha256, name=name)
+        except OSError as error:
+            raise CheckpointError(
+                f"{name} cannot be read: {error.strerror}",
+                expected="the files that the envelope speaks of",
+                do="open it again: it may have been rotated meanwhile",
+            ) from error
 
     def read(self, name: str) -> npt.NDArray[Any]:
         """One tensor; of typed keys their words; of anything else its bytes.

@@ -7,8 +7,8 @@ The second proves the first: an HMAC under a key that every role can derive, and
 signature over header and HMAC. Bytes are compared, not meanings: another spelling of the same JSON
 is refused.
 
-Reads from: errors, security.ciphers, .envelope, .keys. Used by: security.roles, .sealing, .opening,
-.changing.
+Reads from: errors, security.ciphers, .envelope, .keys. Used by: security, security.roles,
+.sealing, .opening, .changing.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def write_envelope(folder: Path, envelope: Envelope, mac_key: bytes, signer: Sec
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())
+    # The ciphertext that it speaks of is there first.
+    sync(folder)
     new.replace(folder / FILE)
     sync(folder)
 

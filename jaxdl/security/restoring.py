@@ -1,7 +1,6 @@
 """What was opened, as a checkpoint's folder, a .safetensors file, or a state on the devices.
 
-Reads from: errors, protocols, checkpoints, security.opening, .sources. Used by: security,
-cli.sealing.
+Reads from: errors, protocols, checkpoints, security.opening, .sources. Used by: security.
 """
 
 from __future__ import annotations
@@ -121,7 +120,11 @@ def _state(opened: Opened) -> dict[str, Any]:
         for entry in path:
             inner = inner.setdefault(entry, {})
         values, kind = opened.read(name), about["generator"]
-        inner[last] = values if kind is None else jax.random.wrap_key_data(values, impl=kind)
+        inner[last] = (
+            values
+            if kind is None
+            else jax.random.wrap_key_data(jax.numpy.asarray(values), impl=kind)
+        )
     return tree
 
 

@@ -9,8 +9,8 @@
 A group has its own random data key, so what a role may not open it cannot decrypt. A role's keys
 are wrapped by AES-256-GCM under a key derived from the holder's for this one wrapping.
 
-Reads from: errors, security.ciphers, .envelope, .keys, .proving. Used by: security.sources,
-.sealing, .opening, .changing.
+Reads from: errors, security.ciphers, .envelope, .keys, .proving. Used by: security,
+security.sources, .sealing, .opening, .changing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxdl.security.envelope import Envelope, Grant, canonical
 from jaxdl.security.keys import Secret
 from jaxdl.security.proving import Proof
 
-__all__ = ["ROLES", "check_role", "data_keys", "mac_key", "unwrapped", "wrap"]
+__all__ = ["ROLES", "check_role", "data_keys", "group_of", "mac_key", "unwrapped", "wrap"]
 
 GROUPS = ("params", "model", "training")
 

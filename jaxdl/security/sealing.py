@@ -27,7 +27,7 @@ from jaxdl.security.roles import GROUPS, check_role, data_keys, mac_key, wrap
 from jaxdl.security.sources import Source, check_sizes, listed, source_of
 from jaxdl.security.streams import CHUNK, Stream, sealed, sealed_size
 
-__all__ = ["Holders", "Sealed", "check_holders", "encrypt", "seal", "writing"]
+__all__ = ["Holders", "Sealed", "blank", "check_holders", "encrypt", "seal", "writing"]
 
 Holders = Sequence[tuple[str, Secret]]
 """Pairs of a role and a key that shall have it."""

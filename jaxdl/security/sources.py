@@ -1,7 +1,7 @@
 """What can be sealed, as named items that are read one at a time: a checkpoint, or a file.
 
 Reads from: errors, protocols, checkpoints, security.ciphers, .envelope, .roles, .streams. Used by:
-security.sealing, .restoring.
+security, security.sealing, .restoring.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ Key and prefix come from HKDF over the group's data key, a salt that is drawn an
 something is encrypted, and the number of the tensor. So a key meets a nonce once: within a stream
 the number counts, and two streams have two keys.
 
-Reads from: errors, security.ciphers. Used by: security.sealing, .opening.
+Reads from: errors, security.ciphers. Used by: security.envelope, .sources,
+.sealing, .opening.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     for name, message in (
         ("pipe", "no regular file"),
         ("none", "No such file"),
-        ("", "Is a directory"),
+        ("", "no regular file"),
     ):
         with pytest.raises(ConfigError, match=message):
             security.read_key(f"file:{tmp_path / name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -57,6 +58,8 @@ def test_a_wrong_role_is_refused(sealed, keys, open_all):
         open_all(sealed, keys.train, role="exports")
     assert "Secret" not in repr(found)
     assert found.keys["params"].hex() not in repr(found)
+    with pytest.raises(ConfigError, match="about to be pickled, with its data keys"):
+        pickle.dumps(found)
 
 
 def test_grant_touches_no_tensor(sealed, keys, by, open_all):
@@ -103,6 +106,8 @@ def test_what_revoking_does_not_do_is_what_the_page_says(sealed, keys, by, open_
         open_all(old, keys.evaluate, at_least=2)
     shutil.copy(old / "seal", sealed / "seal")
     assert open_all(sealed, keys.evaluate)
+    with pytest.raises(SealError, match="is of generation 1"):
+        security.grant(sealed, "export", keys.other, **by, at_least=2)
     security.rotate(sealed, [("train", keys.train)], **by)
     shutil.copy(old / "seal", sealed / "seal")
     with pytest.raises(DamagedError, match="is absent"):
@@ -158,6 +163,13 @@ def test_a_rotation_that_fails_leaves_all_as_it_was(sealed, keys, by, open_all, 
     path.write_bytes(content)
     assert sorted(path.name for path in sealed.iterdir()) == files
     assert open_all(sealed) == before
+
+
+def test_what_was_rotated_meanwhile_says_so(sealed, keys, by):
+    found = security.open_sealed(sealed, keys.train, trust=keys.trust)
+    security.rotate(sealed, [("train", keys.train)], **by)
+    with pytest.raises(CheckpointError, match="it may have been rotated meanwhile"):
+        found.read("state/key")
 
 
 def test_what_is_signed_stays_signed(sealed, keys):

@@ -24,6 +24,25 @@ CIPHER = (
     "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
     "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad"
 )
+# NIST CAVP, gcmEncryptExtIV256, plaintext of 128 bits without and with AAD.
+CAVP = [
+    (
+        "31bdadd96698c204aa9ce1448ea94ae1fb4a9a0b3c9d773b51bb1822666b8f22",
+        "0d18e06c7c725ac9e362e1ce",
+        "2db5168e932556f8089a0622981d017d",
+        "",
+        "fa4362189661d163fcd6a56d8bf0405a",
+        "d636ac1bbedd5cc3ee727dc2ab4a9489",
+    ),
+    (
+        "92e11dcdaa866f5ce790fd24501f92509aacf4cb8b1339d50c9c1240935dd08b",
+        "ac93a1a6145299bde902f21a",
+        "2d71bcfa914e4ac045b2aa60955fad24",
+        "1e0889016f67601c8ebea4943bc23ad6",
+        "8995ae2e6df3dbf96fac7b7137bae67f",
+        "eca5aa77d51d4a0a14d9c51e1da474ab",
+    ),
+]
 # The proposal of GCM to NIST (McGrew and Viega 2005), appendix B, test cases 13 to 16.
 GCM = [
     ("00" * 32, "00" * 12, "", "", "", "530f8afbc74536b9a963b4f1c4cb738b"),
@@ -92,7 +111,7 @@ def raw(*words):
     return [bytes.fromhex(word) for word in words]
 
 
-@pytest.mark.parametrize("case", GCM, ids=["13", "14", "15", "16"])
+@pytest.mark.parametrize("case", [*GCM, *CAVP], ids=["13", "14", "15", "16", "cavp", "cavp-aad"])
 def test_aes_gcm(case):
     key, nonce, plain, context, cipher, tag = raw(*case)
     made = ciphers.Gcm(key)
