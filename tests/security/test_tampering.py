@@ -10,7 +10,7 @@ import pytest
 
 from jaxdl import security
 from jaxdl.errors import DamagedError, JaxdlError, SealError
-from jaxdl.security import sources, streams
+from jaxdl.security import ciphers, roles, sources, streams
 
 # How many flips: over 200 of ciphertext, 200 of the header, 200 of its proof.
 REGIONS = {"params": 70, "model": 70, "training": 70, "header": 200, "signature": 200}
@@ -228,3 +228,43 @@ def test_names_shapes_and_values_are_nowhere_in_the_clear(sealed, state, keys):
             assert key.reveal() not in content
             assert key.reveal().hex().encode() not in content
     assert sources.RECORD.encode() not in (sealed / "seal").read_bytes()
+
+
+ODD = [None, True, -1, 0, 1 << 70, 1.5, "", "x", "../x", "0" * 64, [], [[]], {}, {"file": 1}]
+
+
+def places(value, path=()):
+    """The path of every node of JSON."""
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*path, key))
+
+
+def test_a_role_that_writes_nonsense_is_told_so(checkpoint, keys, tmp_path):
+    """Unsigned, by somebody whose HMAC is right: an error of ours, never another, never a hang."""
+    holders = keys.holders[:1]
+    out = security.seal(checkpoint, tmp_path / "s", holders, signer=None).path
+    mine = security.open_sealed(out, keys.train, trust=ANY)
+    key = roles.mac_key(mine.keys, mine.envelope)
+    header = (out / "seal").read_bytes().split(b"\n")[0]
+    nodes = [path for path in places(json.loads(header)) if path]
+    refused = 0
+    for number, path in enumerate(nodes * 3):
+        words = json.loads(header)
+        inner = words
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = ODD[number % len(ODD)]
+        text = json.dumps(words, sort_keys=True, separators=(",", ":")).encode()
+        proof = {"mac": ciphers.mac(key, text), "signature": "", "signer": ""}
+        line = json.dumps(proof, sort_keys=True, separators=(",", ":")).encode()
+        (out / "seal").write_bytes(text + b"\n" + line + b"\n")
+        try:
+            found = security.open_sealed(out, keys.train, trust=ANY)
+            for name in found.items:
+                found.read(name)
+        except JaxdlError:
+            refused += 1
+    assert len(nodes) > 60
+    assert refused > 2 * len(nodes)
