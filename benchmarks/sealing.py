@@ -20,6 +20,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
+import safetensors.numpy
 
 from jaxdl import security
 from jaxdl.checkpoints import Checkpoints
@@ -55,13 +57,22 @@ def plain(folder: Path, state) -> None:
     store.close()
 
 
+def written(path: Path, arrays) -> None:
+    """A .safetensors file, until it is on disk: nothing is hashed."""
+    safetensors.numpy.save_file(arrays, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def once(folder: Path, state, keys: dict[str, security.Secret]) -> dict[str, float]:
     """Seconds of each, in turn."""
     signer = keys["sign"]
     trust = security.Trust([bytes.fromhex(security.public_text(signer).partition(":")[2])])
     holders = [("train", keys["train"]), ("export", keys["export"])]
     copy, memory, disk = folder / "plain", folder / "memory", folder / "disk"
-    for each in (memory, disk):
+    file, sealed_file = folder / "state.safetensors", folder / "file"
+    arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    for each in (memory, disk, sealed_file):
         shutil.rmtree(each, ignore_errors=True)
 
     def read_all() -> None:
@@ -76,6 +87,8 @@ def once(folder: Path, state, keys: dict[str, security.Secret]) -> dict[str, flo
         "seal a checkpoint": seconds(
             lambda: security.seal(copy / "1", disk, holders, signer=signer)
         ),
+        "plain safetensors file": seconds(lambda: written(file, arrays)),
+        "seal that file": seconds(lambda: security.seal(file, sealed_file, holders, signer=signer)),
         "open and decrypt all": seconds(read_all),
         "verify": seconds(lambda: security.verify_sealed(memory, trust=trust)),
         "revoke": seconds(
