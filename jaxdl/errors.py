@@ -34,6 +34,7 @@ __all__ = [
     "ProgramError",
     "ProofError",
     "RecompileError",
+    "SealError",
     "closest",
 ]
 
@@ -134,6 +135,10 @@ class CheckpointError(JaxdlError, RuntimeError):
 
 class DamagedError(CheckpointError):
     """A checkpoint is torn, truncated, altered, or holds parameters that are not finite."""
+
+
+class SealError(JaxdlError, RuntimeError):
+    """Something sealed is not for this key or role, or is signed by nobody who is trusted."""
 
 
 class Interrupted(JaxdlError, RuntimeError):  # noqa: N818 - what it says is no mistake

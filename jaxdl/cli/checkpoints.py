@@ -1,8 +1,8 @@
-"""``jaxdl checkpoint``: list, verify, compare and export the checkpoints of a run.
+"""``jaxdl checkpoint``: list, verify, compare, export and seal the checkpoints of a run.
 
 Needs neither the run's recipe nor its devices.
 
-Reads from: errors, units, checkpoints, cli.tables. Used by: cli.verbs.
+Reads from: errors, units, checkpoints, cli.sealing, cli.tables. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from jaxdl import checkpoints, units
 from jaxdl.checkpoints.choosing import candidates, newest_whole
 from jaxdl.checkpoints.reading import step_folder
 from jaxdl.checkpoints.tensors import in_words
+from jaxdl.cli import sealing
 from jaxdl.cli.tables import table
 from jaxdl.errors import CheckpointError, ConfigError, DamagedError, closest
+from jaxdl.security import is_sealed
 
 __all__ = ["DiffOptions", "ExportOptions", "ListOptions", "VerifyOptions", "run"]
 
@@ -34,7 +36,20 @@ usage: jaxdl checkpoint ls RUN                        list the checkpoints of a 
        jaxdl checkpoint export RUN --to FILE.safetensors [--step N] [--ema]
                                                       write the parameters for other libraries
 
-RUN is a run's folder, or a folder of checkpoints.
+       jaxdl checkpoint keygen FILE [--signing]       make a key
+       jaxdl checkpoint seal RUN --to SEALED --for ROLE=SOURCE ... --sign SOURCE
+                                                      encrypt and sign a checkpoint or an export
+       jaxdl checkpoint verify SEALED --trust FILE    verify signature and ciphertext, without a key
+       jaxdl checkpoint open SEALED --key SOURCE --trust FILE --to OUT
+                                                      decrypt what the key's role may read
+       jaxdl checkpoint grant SEALED --to ROLE=SOURCE --key SOURCE --sign SOURCE
+       jaxdl checkpoint revoke SEALED --role ROLE [--id KEY] --key SOURCE --sign SOURCE
+                                                      give and take roles; no tensor is touched
+       jaxdl checkpoint rotate SEALED --for ROLE=SOURCE ... --key SOURCE --sign SOURCE
+                                                      encrypt anew, for those that are named
+
+A SOURCE of a key is file:PATH (mode 600), env:NAME or command:WORDS; a ROLE is train, evaluate or
+export. RUN is a run's folder, or a folder of checkpoints.
 """
 
 _SHOWN_METRICS = 3
@@ -107,6 +122,7 @@ def run(argv: Sequence[str]) -> int:
         "verify": _verify,
         "diff": _diff,
         "export": _export,
+        **sealing.VERBS,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(_HELP, end="")
@@ -188,6 +204,8 @@ def _without(what: str, path: Path) -> str:
 
 
 def _verify(argv: list[str]) -> int:
+    if any(is_sealed(Path(word)) for word in argv):
+        return sealing.verify(argv)
     options = tyro.cli(VerifyOptions, prog="jaxdl checkpoint verify", args=argv)
     folder = checkpoints.checkpoints_of(options.run)
     steps = sorted(candidates(folder, options.step))

@@ -27,7 +27,7 @@ usage: jaxdl VERB ...
   resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
   judge ...          make a blind page for human judges, and read what they say
-  checkpoint ...     list, verify, compare and export the checkpoints of a run
+  checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time
   prove FILE         look for the mistakes of a step: of a recipe, or MODULE:NAME of your own
   rehearse FILE      run it as many hosts on this machine, with a fault or without

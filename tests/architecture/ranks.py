@@ -13,7 +13,7 @@ RANKS = [
     ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"],
     ["objectives", "gradients", "hosts", "weights", "generation"],
     ["step", "checkpoints"],
-    ["placement", "evaluation"],
+    ["placement", "evaluation", "security"],
     ["hooks", "loop"],
     ["recipe", "tpu"],
     ["replay", "rehearsal"],
