@@ -31,7 +31,7 @@ __all__ = ["CHECKS", "prove"]
 CHECKS = tuple(FINDINGS)
 """The checks, in the order they are made."""
 
-_SLOW = ("eager", "devices", "pmap", "padding", "row order", "extremes", "gradient")
+_SLOW = ("eager", "devices", "pmap", "padding", "row order", "variants", "extremes", "gradient")
 
 
 def prove(
@@ -49,6 +49,7 @@ def prove(
     mask: str = MASK,
     skip: Sequence[str] = (),
     fast: bool = False,
+    name: str | None = None,
 ) -> Report:
     """Looks for the mistakes of a train step, and names each with its evidence, place and mend.
 
@@ -72,6 +73,7 @@ def prove(
         mask: the batch field that is 0 on padding.
         skip: names of ``CHECKS`` to leave out.
         fast: only what needs a trace and a compile or two: no eager run, no other devices.
+        name: of the step in the report; the function's own when ``None``.
 
     Returns:
         A ``Report``; ``report.ok`` says whether nothing was found, ``report.check()`` raises.
@@ -99,6 +101,7 @@ def prove(
     subject = subject_of(
         step, batches, state=state, init=init, seed=seed, frozen=frozen, params=params
     )
+    subject.name = name or subject.name
     untraceable = _untraceable(subject)
     if untraceable is not None:
         rest = [Outcome(name, skipped="the step cannot be traced") for name in CHECKS[1:]]

@@ -72,11 +72,12 @@ def prove_recipe(
         given,
         state=state,
         devices=devices,
-        variants={} if fast else variants_of(recipe, state, scanned),
-        loss=None if fast else mean_loss(recipe.objective, state, rows=_DIFFERENTIATED),
+        variants=variants_of(recipe, state, scanned),
+        loss=mean_loss(recipe.objective, state, rows=_DIFFERENTIATED),
         frozen=frozen,
         skip=skip,
         fast=fast,
+        name=f"the step of {recipe.name!r}",
     )
 
 
