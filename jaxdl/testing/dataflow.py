@@ -191,7 +191,7 @@ class _Walk:
         return self.run(jaxpr, [self.constant(c) for c in consts], values)
 
     def _scan(self, eqn: Any, values: list[Value]) -> list[Value]:
-        count, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        count, carried = _scan_parts(eqn)
         consts, start, rows = values[:count], values[count:][:carried], values[count + carried :]
         return self._loop(eqn.params["jaxpr"], consts, start, rows)
 
@@ -258,6 +258,21 @@ class _Walk:
         return [
             Value(self.fresh(), *_united([values[0], *each])) for each in zip(*results, strict=True)
         ]
+
+
+def _scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many constants and how many carried values a scan has; its rows come after them.
+
+    Read off the shapes, since the names of a scan's parameters are another in JAX 0.11.
+    """
+    body = _opened(eqn.params["jaxpr"])[0]
+
+    def whole(outer: Any, inner: Any) -> bool:
+        return outer.aval.shape == inner.aval.shape
+
+    carried = sum(map(whole, eqn.outvars, body.outvars))
+    unchanged = sum(map(whole, eqn.invars, body.invars))
+    return unchanged - carried, carried
 
 
 def _united(values: Sequence[Value]) -> tuple[int, frozenset[int], int]:

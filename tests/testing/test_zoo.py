@@ -35,7 +35,7 @@ def test_the_broken_step_is_caught_and_the_mended_one_passes(name):
     animal = CAGES[name]
     check = next(check for check, names in FINDINGS.items() if animal.finding in names)
     others = [each for each in CHECKS if each != check]
-    broken = prove(devices=(1, 2), skip=others, **animal.make(False))
+    broken = prove(**{"devices": (1, 2), **animal.make(False), "skip": others})
     assert animal.finding in broken.names, str(broken)
     assert broken.names <= set(FINDINGS[check])
     found = next(each for each in broken if each.name == animal.finding)
@@ -43,8 +43,9 @@ def test_the_broken_step_is_caught_and_the_mended_one_passes(name):
     assert found.mend
     assert found.where
     # The run operation by operation takes half of a proof's time, and differs in few.
-    skip = [] if check == "eager" else ["eager"]
-    mended = prove(devices=(1, 2), skip=skip, **animal.make(True))
+    options = animal.make(True)
+    skip = [*options.pop("skip", ()), *([] if check == "eager" else ["eager"])]
+    mended = prove(**{"devices": (1, 2), **options, "skip": skip})
     assert mended.ok, str(mended)
 
 
