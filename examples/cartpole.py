@@ -9,7 +9,7 @@ jaxdl's: the step (compiled once for all of the run), its place, the objective, 
 environments.
 
 Measured, seed 0: after 98,304 steps of 16 environments a mean return of 500.0, the highest there
-is, over 100 episodes of other seeds, in 41 s on 2 CPU cores that others used too.
+is, over 100 episodes of other seeds, in 10 s on 2 CPU cores.
 """
 
 from __future__ import annotations
