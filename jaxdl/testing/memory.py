@@ -92,7 +92,7 @@ def _read_afterwards(subject: Subject) -> list[Finding]:
         return []
     try:
         jax.block_until_ready(subject.given(subject.whole(subject.state()), subject.batch()))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if "deleted" not in str(error):
             raise
         return [

@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 # Smaller than their defaults: fewer layers compile in less time, and a step is the same.
 SETTINGS = {
     "cifar10": {"width": 8},
+    "imagenet": {"model": "resnet18"},
     "shakespeare": {"num_layers": 2},
 }
 RECIPES = sorted(path.stem for path in EXAMPLES.glob("*.py") if "\ndef recipe(" in path.read_text())
