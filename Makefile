@@ -49,7 +49,7 @@ plan: $(TPU_STAMP) ## Plan a step for a TPU slice (make plan ARGS="examples/digi
 	@$(WITH_TPU) $(BIN)/jaxdl plan $(ARGS)
 
 slow: $(TPU_STAMP) $(PARITY_STAMP) ## Run the longer tests, with the TPU compiler and PyTorch.
-	@test -e $(LIBTPU)/libtpu && export $(WITH_TPU); \
+	@test -e $(LIBTPU)/libtpu && export $(WITH_TPU); export JAXDL_TEST_UNTYPED=1; \
 	  $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
 lint: $(STAMP) ## Check format and lint.

@@ -36,7 +36,10 @@ from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-install_import_hook("jaxdl", "beartype.beartype")
+# The default suite checks every call. Of the longer tests, which trace large models, that took an
+# eighth of the time: `make slow` leaves it out.
+if not os.environ.get("JAXDL_TEST_UNTYPED"):
+    install_import_hook("jaxdl", "beartype.beartype")
 # The first example of a property compiles; a deadline would time the compiler.
 settings.register_profile("jaxdl", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("jaxdl")
