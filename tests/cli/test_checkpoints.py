@@ -171,7 +171,8 @@ def test_a_wrong_verb(jaxdl_command):
     assert code == 2
     assert err.splitlines() == [
         "error: there is no verb 'checkpoint verfy'",
-        "  expected: checkpoint ls, verify, diff, export",
+        "  expected: checkpoint ls, verify, diff, export, "
+        "keygen, seal, open, grant, revoke, rotate",
         "  do: did you mean 'verify'?",
     ]
 
