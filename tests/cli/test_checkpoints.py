@@ -169,10 +169,10 @@ def test_export_passes_over_a_damaged_one(trained, jaxdl_command, tmp_path):
 def test_a_wrong_verb(jaxdl_command):
     code, _, err = jaxdl_command("checkpoint", "verfy", "run")
     assert code == 2
+    verbs = "ls, verify, diff, export, keygen, seal, open, grant, revoke, rotate"
     assert err.splitlines() == [
         "error: there is no verb 'checkpoint verfy'",
-        "  expected: checkpoint ls, verify, diff, export, "
-        "keygen, seal, open, grant, revoke, rotate",
+        f"  expected: checkpoint {verbs}",
         "  do: did you mean 'verify'?",
     ]
 
