@@ -198,7 +198,12 @@ class _Walk:
     def _while(self, eqn: Any, values: list[Value]) -> list[Value]:
         skipped, count = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         consts, start = values[skipped : skipped + count], values[skipped + count :]
-        return self._loop(eqn.params["body_jaxpr"], consts, start, [])
+        ends = self._loop(eqn.params["body_jaxpr"], consts, start, [])
+        # It may make no round, and end with what it was given.
+        return [
+            end._replace(inputs=end.inputs | first.inputs, draws=end.draws | first.draws)
+            for end, first in zip(ends, start, strict=True)
+        ]
 
     def _loop(
         self, body: Any, consts: list[Value], start: list[Value], rows: list[Value]

@@ -7,20 +7,8 @@ from pathlib import Path
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxdl.placement import caching
-
-
-@pytest.fixture
-def no_cache():
-    """JAX as a user finds it: without a cache. The rig has one."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import jaxdl
 from jaxdl.objectives import from_mean
 from jaxdl.placement import caching
 
 BATCHES = [{"x": np.full(8, 3.0, np.float32)}] * 3
-
-
-@pytest.fixture
-def no_cache():
-    """JAX as a user finds it: without a cache. The rig has one."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 def train(**options):
