@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "jaxdl"
 
 RANKS = [
-    ["protocols", "errors", "reductions", "tree_paths", "units"],
+    ["protocols", "errors", "products", "reductions", "tree_paths", "units"],
     ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"],
     ["objectives", "gradients", "hosts", "weights", "generation"],
     ["step", "checkpoints"],
