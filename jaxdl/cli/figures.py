@@ -45,16 +45,13 @@ def details(run: Restored, split: str, rows: Rows) -> dict[str, Any]:
     counts = evaluation.confusion(rows.label, rows.said, classes)
     table = evaluation.class_table(counts, class_names(run.recipe, split, LABEL, classes))
     bins = evaluation.reliability(*evaluation.top_label(rows.chances, rows.label))
-    own = rows.chances[np.arange(len(rows.label)), rows.label]
-    with np.errstate(divide="ignore"):
-        log_loss = float(-np.log(own).mean())
     return {
         "classes": [row._asdict() for row in table],
         "confusion": counts,
         "calibration": {
             "calibration_error": evaluation.calibration_error(bins),
             "brier_score": evaluation.brier_score(rows.chances, rows.label),
-            "log_loss": log_loss,
+            "log_loss": evaluation.log_loss(rows.chances, rows.label),
             "bins": [dict(zip(bins._fields, row, strict=True)) for row in zip(*bins, strict=True)],
         },
     }
