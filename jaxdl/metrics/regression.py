@@ -24,8 +24,8 @@ __all__ = ["explained_variance", "mean_absolute_error", "mean_squared_error", "r
 class _Spread(NamedTuple):
     """Sums of which the variance of many batches is read, however far the values are from 0.
 
-    A batch is measured about a centre of 8 bits near its own mean, and the products of centre and
-    sums are kept in parts of 8 bits (last axis), so that each is exact in float32.
+    A batch is measured about a centre near its own mean, of two parts of 8 bits. What centre and
+    sums make together is kept by parts too (last axis), so that each product is exact in float32.
     """
 
     weight: Any
@@ -64,11 +64,10 @@ def mean_absolute_error(*, target: str = "label") -> Metric:
 def r2(*, target: str = "label", origin: float = 0.0, by_column: bool = False) -> Metric:
     r"""The coefficient of determination, :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`.
 
-    The denominator is read from additive moments. With :math:`d` the distance of the mean from
-    ``origin``, its relative error is about :math:`10^{-7} (1 + (d / 256 \sigma)^2)`, on one device
-    or a mesh; where shards are summed apart (``pmap``), :math:`10^{-7} (1 + (d / \sigma)^2)`.
-    Targets whose deviation is below :math:`4 \cdot 10^{-6} d` count as constant. Give an
-    ``origin`` near the mean where that is not enough.
+    The denominator is read from additive moments, each batch's about its own mean. On one device or
+    a mesh its relative error is about :math:`10^{-7}`, however far the targets are from 0. Where
+    shards are summed apart (``pmap``) it is about :math:`10^{-7} (1 + (d / \sigma)^2)`, with
+    :math:`d` the distance of the mean from ``origin``. Squares must fit into float32.
 
     Args:
         target: the batch field of real targets, of the outputs' shape.
@@ -133,24 +132,22 @@ def _spread(values: jax.Array, weights: jax.Array) -> _Spread:
     """Of columns ``[N, C]``."""
     weight = jnp.sum(weights, axis=0)
     some = jnp.where(weight > 0, weight, jnp.ones_like(weight))
-    centre = _rounded(jnp.sum(weights * values, axis=0) / some)
-    apart = values - centre[None]
-    # A second mean, so that rounding in the first sum does not look like variance.
-    rest = jnp.sum(weights * apart, axis=0) / some
-    left = apart - rest[None]
+    centres = jnp.zeros((2, *weight.shape))
+    for i in range(2):
+        centre = _rounded(jnp.sum(weights * values, axis=0) / some)
+        values, centres = values - centre[None], centres.at[i].set(centre)
+    # The last mean, so that rounding in the first ones does not look like variance.
+    rest = jnp.sum(weights * values, axis=0) / some
+    left = values - rest[None]
     sum_left = jnp.sum(weights * left, axis=0)
     first = weight * rest + sum_left
     near = jnp.sum(weights * jnp.square(left), axis=0) + rest * (sum_left + first)
+    c, d = (centre[:, None] for centre in centres)
     weight_parts, first_parts = _parts(weight), _parts(first)
-    centre = centre[:, None]
-    return _Spread(
-        weight,
-        jnp.concatenate([weight_parts * centre, first[:, None]], axis=1),
-        jnp.concatenate(
-            [weight_parts * jnp.square(centre), 2 * centre * first_parts, near[:, None]], axis=1
-        ),
-        near,
-    )
+    centred = jnp.concatenate([weight_parts * c, weight_parts * d, first[:, None]], axis=1)
+    squares = [weight_parts * product for product in (c * c, 2 * c * d, d * d)]
+    crossed = [2 * c * first_parts, 2 * d * first_parts, near[:, None]]
+    return _Spread(weight, centred, jnp.concatenate([*squares, *crossed], axis=1), near)
 
 
 def _rounded(x: jax.Array) -> jax.Array:
