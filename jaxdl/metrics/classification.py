@@ -86,7 +86,9 @@ def top_k_accuracy(
                 do="use a smaller k",
             )
         weights = counted(batch, targets.shape)
-        scores = jnp.flip(outputs, axis=-1) if ties == "higher" else outputs
+        # top_k ranks -0.0 below 0.0, which are equal.
+        scores = jnp.where(outputs == 0, jnp.zeros_like(outputs), outputs)
+        scores = jnp.flip(scores, axis=-1) if ties == "higher" else scores
         _, best = jax.lax.top_k(scores, k)
         best = outputs.shape[-1] - 1 - best if ties == "higher" else best
         right = jnp.any(best == targets[..., None], axis=-1)
