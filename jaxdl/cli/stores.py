@@ -3,7 +3,8 @@
 Options name where a key lies (``file:PATH``, ``env:NAME``, ``command:WORDS``), never a key, so the
 folder of a run may record them.
 
-Reads from: errors, checkpoints, security, cli.sealing. Used by: cli.training, cli.measuring.
+Reads from: errors, checkpoints, security, cli.sealing. Used by: cli.training, cli.rows,
+cli.measuring.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
+
+import tyro
 
 from jaxdl import security
 from jaxdl.checkpoints import Checkpoints
 from jaxdl.cli.sealing import pair
 from jaxdl.errors import ConfigError
 
-__all__ = ["Sealing", "store_of", "store_to_read"]
+__all__ = ["Key", "Sealing", "Trusted", "store_of", "store_to_read"]
+
+Key = Annotated[str | None, tyro.conf.arg(metavar="SOURCE")]
+"""The option that says where a key lies that opens sealed checkpoints."""
+Trusted = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE.pub")]
+"""The option that says whose signatures on them count."""
 
 
 @runtime_checkable

@@ -175,6 +175,12 @@ def test_a_run_that_seals_is_resumed_to_the_same_bits(tiny, vault, jaxdl_command
     assert not list((folder / "checkpoints").rglob("manifest"))
     code, told, _ = jaxdl_command("checkpoint", "ls", "run")
     assert (code, told.count("sealed")) == (0, 2)
+    trust = ("--trust", vault / "sign.key.pub")
+    code, told, err = jaxdl_command("evaluate", "run", "--json", "--key", keys[1], *trust)
+    assert (code, json.loads(told)) == (0, scores[0]), err
+    for words in (["--key", f"file:{vault}/other.key", *trust], ["--key", keys[1]]):
+        code, _, err = jaxdl_command("evaluate", "run", *words)
+        assert (code, "error: " in err) in ((1, True), (2, True))
 
 
 @pytest.mark.parametrize(
