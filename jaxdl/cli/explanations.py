@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdl import explain, losses
 from jaxdl.cli.subjects import Settings, Subject, scores_of
@@ -21,7 +20,7 @@ from jaxdl.protocols import MASK, Batch, TrainState
 from jaxdl.recipe import Recipe
 from jaxdl.step import PredictStep
 
-__all__ = ["explainer", "featurer", "relative_error", "row_losses"]
+__all__ = ["explainer", "featurer", "row_losses"]
 
 _OF_TOKENS = ("integrated-gradients", "saliency", "gradient-x-input", "attention-rollout")
 
@@ -97,21 +96,6 @@ def row_losses(recipe: Recipe, subject: Subject) -> PredictStep:
         return losses.softmax_cross_entropy(scores, batch["label"])
 
     return PredictStep(apply)
-
-
-def relative_error(error: Any, change: Any) -> Any:
-    """How far integrated gradients are from adding up, as a share of what they should add up to.
-
-    Args:
-        error: see ``explain.Integrated``.
-        change: see ``explain.Integrated``.
-
-    Returns:
-        Not negative; infinite where the score does not change and the error is not 0.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.abs(error) / np.abs(change)
-    return np.where(error == 0, 0.0, share)
 
 
 def _predicted(scores: jax.Array) -> jax.Array:

@@ -62,7 +62,9 @@ def draw_attributions(file: Path, images: Any, attributions: Any, captions: Sequ
     _draw(file, pairs, captions, across=_COLUMNS // 2)
 
 
-def draw_neighbours(file: Path, images: Any, neighbours: Any, captions: Sequence[str]) -> None:
+def draw_neighbours(
+    file: Path, images: Any, neighbours: Any, captions: Sequence[str], *, labels: Any = None
+) -> None:
     """Writes a picture: each image with its nearest training images beside it.
 
     Args:
@@ -70,6 +72,7 @@ def draw_neighbours(file: Path, images: Any, neighbours: Any, captions: Sequence
         images: shape ``[N, H, W, C]``.
         neighbours: shape ``[N, k, H, W, C]``, nearest first.
         captions: one an image.
+        labels: of the neighbours, ``[N, k]``, to stand over them.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -78,6 +81,10 @@ def draw_neighbours(file: Path, images: Any, neighbours: Any, captions: Sequence
         [(_seen(each), {"cmap": "gray"}) for each in (image, *near)]
         for image, near in zip(np.asarray(images), np.asarray(neighbours), strict=True)
     ]
+    if labels is not None:
+        for row, own in zip(rows, np.asarray(labels), strict=True):
+            for (_, options), label in zip(row[1:], own.tolist(), strict=True):
+                options["title"] = str(label)
     _draw(file, rows, captions, across=1)
 
 
@@ -106,6 +113,7 @@ def _draw(
         for axes, (picture, options) in zip(
             np.atleast_1d(group.subplots(1, width)), row, strict=True
         ):
+            axes.set_title(options.pop("title", ""), fontsize=7, pad=2)
             axes.imshow(picture, interpolation="nearest", **options)
             axes.set_axis_off()
     figure.savefig(file, dpi=150)
