@@ -1,6 +1,6 @@
 """``jaxdl explain RUN``: why a trained run gave its scores, for a few examples of a split.
 
-Reads from: errors, data, checkpoints, explain, placement, recipe, step, cli.explained,
+Reads from: errors, protocols, data, checkpoints, explain, placement, recipe, step, cli.explained,
 cli.explanations, cli.subjects, cli.training. Used by: cli.verbs.
 """
 
@@ -25,6 +25,7 @@ from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, HostError
 from jaxdl.explain.showing import read_words
 from jaxdl.placement import PlacedFunction, jit
+from jaxdl.protocols import MASK
 from jaxdl.recipe import Placed, Recipe, place
 from jaxdl.step import PredictStep
 
@@ -98,8 +99,11 @@ def run(argv: Sequence[str]) -> int:
             expected=f"one of {', '.join(recipe.evaluated())}",
             do="choose one of them",
         )
-    spec = jax.eval_shape(lambda: data.pad_batch(batches[0], recipe.rows()))
-    subject = subject_of(recipe, placed.state, spec, options.field)
+    shapes = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype)
+        for name, value in data.pad_batch(batches[0], recipe.rows()).items()
+    }
+    subject = subject_of(recipe, placed.state, shapes, options.field)
     words = _words(options, example, config) if subject.tokens else None
     programs = [
         (featurer if _by_neighbours(options) else explainer)(recipe, subject, settings)
@@ -257,8 +261,9 @@ def _neighbours(
 def _near_rows(recipe: Recipe, near: npt.NDArray[np.int64], subject: Subject) -> Arrays:
     batch = _gathered(recipe.evaluated()["train"], np.unique(near))
     places = np.searchsorted(np.unique(near), near)
-    arrays = {"neighbour_inputs": batch[subject.field][places]}
-    return arrays | ({"neighbour_labels": batch["label"][places]} if "label" in batch else {})
+    names = {subject.field: "neighbour_inputs", "label": "neighbour_labels"}
+    names |= {MASK: "neighbour_mask"} if subject.tokens else {}
+    return {name: batch[field][places] for field, name in names.items() if field in batch}
 
 
 def _gathered(batches: data.Batches, wanted: npt.NDArray[np.int64]) -> Arrays:
