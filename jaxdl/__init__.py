@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         data,
         errors,
         evaluation,
+        explain,
         generation,
         gradients,
         hosts,
@@ -50,9 +51,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = [
-    *("data", "errors", "evaluation", "generation", "gradients", "hosts", "layouts", "losses"),
-    *("metrics", "models", "objectives", "optimizers", "placement", "reductions", "tpu"),
-    *("tree_paths", "weights"),
+    *("data", "errors", "evaluation", "explain", "generation", "gradients", "hosts"),
+    *("layouts", "losses", "metrics", "models", "objectives", "optimizers", "placement"),
+    *("reductions", "tpu", "tree_paths", "weights"),
 ]
 
 _HOMES = {
@@ -83,6 +84,7 @@ __all__ = [
     "data_parallel",
     "errors",
     "evaluation",
+    "explain",
     "fit",
     "from_mean",
     "from_nnx",
