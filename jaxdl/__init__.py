@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         data,
         errors,
         evaluation,
-        explain,
         generation,
         gradients,
         hosts,
@@ -51,9 +50,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = [
-    *("data", "errors", "evaluation", "explain", "generation", "gradients", "hosts"),
-    *("layouts", "losses", "metrics", "models", "objectives", "optimizers", "placement"),
-    *("reductions", "tpu", "tree_paths", "weights"),
+    *("data", "errors", "evaluation", "generation", "gradients", "hosts", "layouts", "losses"),
+    *("metrics", "models", "objectives", "optimizers", "placement", "reductions", "tpu"),
+    *("tree_paths", "weights"),
 ]
 
 _HOMES = {
@@ -84,7 +83,6 @@ __all__ = [
     "data_parallel",
     "errors",
     "evaluation",
-    "explain",
     "fit",
     "from_mean",
     "from_nnx",

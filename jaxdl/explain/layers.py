@@ -77,7 +77,7 @@ def split_layer(features: Callable[[Any], Any], head: Callable[[Any], Any]) -> L
         (6, 11)
     """
 
-    def resume(inputs: Any, activation: Any) -> jax.Array:
+    def resume(inputs: Any, activation: Any) -> Any:
         del inputs
         return head(activation)
 
@@ -167,10 +167,10 @@ def linen_layer(fn: ScoreFn, path: str, *, at: At = "output") -> Layer:
         watch.check(called)
         return scores, watch.seen
 
-    def read(inputs: Any) -> jax.Array:
+    def read(inputs: Any) -> Any:
         return run(inputs, None)[1][0]
 
-    def resume(inputs: Any, activation: Any) -> jax.Array:
+    def resume(inputs: Any, activation: Any) -> Any:
         return run(inputs, activation)[0]
 
     return Layer(read, resume)
@@ -218,10 +218,10 @@ def nnx_layer(
         watch.check([path])
         return scores, watch.seen
 
-    def read(inputs: Any) -> jax.Array:
+    def read(inputs: Any) -> Any:
         return run(inputs, None)[1][0]
 
-    def resume(inputs: Any, activation: Any) -> jax.Array:
+    def resume(inputs: Any, activation: Any) -> Any:
         return run(inputs, activation)[0]
 
     return Layer(read, resume)
