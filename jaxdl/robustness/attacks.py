@@ -19,7 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.errors import BatchError, ConfigError, ObjectiveError
-from jaxdl.robustness.ball import Bound, Norm, clipped, direction, drawn, ends, inward, moved, rows, wide
+from jaxdl.robustness.ball import (
+    Bound,
+    Norm,
+    clipped,
+    direction,
+    drawn,
+    ends,
+    inward,
+    moved,
+    rows,
+    wide,
+)
 
 __all__ = ["Attack", "LossOfImages", "Perturbation", "check_floats", "fgsm", "pgd"]
 

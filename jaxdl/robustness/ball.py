@@ -17,7 +17,18 @@ import numpy as np
 
 from jaxdl.errors import BatchError
 
-__all__ = ["Bound", "Norm", "clipped", "direction", "drawn", "ends", "inward", "moved", "rows", "wide"]
+__all__ = [
+    "Bound",
+    "Norm",
+    "clipped",
+    "direction",
+    "drawn",
+    "ends",
+    "inward",
+    "moved",
+    "rows",
+    "wide",
+]
 
 Norm = Literal["linf", "l2"]
 
@@ -60,7 +71,9 @@ def inward(value: Bound, dtype: Any, side: Literal["low", "high"]) -> np.ndarray
     near = exact.astype(dtype)
     low = side == "low"
     outside = near.astype(np.float64) < exact if low else near.astype(np.float64) > exact
-    return np.where(outside, np.nextafter(near, np.asarray(np.inf if low else -np.inf, dtype)), near)
+    return np.where(
+        outside, np.nextafter(near, np.asarray(np.inf if low else -np.inf, dtype)), near
+    )
 
 
 def direction(gradient: jax.Array, norm: Norm) -> jax.Array:

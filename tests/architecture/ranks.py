@@ -10,8 +10,10 @@ PACKAGE = ROOT / "jaxdl"
 
 RANKS = [
     ["protocols", "errors", "reductions", "tree_paths", "units"],
-    ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"]
-    + ["robustness"],
+    [
+        *("losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"),
+        *("robustness",),
+    ],
     ["objectives", "gradients", "hosts", "weights", "generation"],
     ["step", "checkpoints"],
     ["placement", "evaluation", "security"],
