@@ -26,6 +26,9 @@ usage: jaxdl VERB ...
   train FILE         train the recipe that a file defines
   resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
+  attack RUN         measure a trained run under PGD
+  robustness RUN     measure it on corrupted images, at five severities
+  certify RUN        say how far its labels are certain under noise
   judge ...          make a blind page for human judges, and read what they say
   checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time
@@ -53,6 +56,9 @@ _VERBS = {
     "rehearse": "jaxdl.cli.rehearsing:run",
     "replay": "jaxdl.cli.replaying:run",
     "evaluate": "jaxdl.cli.measuring:run",
+    "attack": "jaxdl.cli.attacking:attack",
+    "robustness": "jaxdl.cli.attacking:corrupt",
+    "certify": "jaxdl.cli.attacking:certify",
     "judge": "jaxdl.cli.judging:run",
     "data": "jaxdl.cli.datasets:run",
     "doctor": "jaxdl.cli.doctor:run",
