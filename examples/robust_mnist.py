@@ -39,8 +39,8 @@ class Config:
 
     data: Path | None = None
     """The folder of MNIST's four files (idx, with or without .gz); digits when not given."""
-    defence: Literal["pgd", "fgsm", "none"] = "pgd"
-    """What is trained on: images attacked in several steps, in one, or as they are."""
+    defence: Literal["fgsm", "pgd", "none"] = "fgsm"
+    """What is trained on: images attacked in one step, in several, or as they are."""
     radius: float = 0.3
     """How far a pixel, from 0 to 1, may be changed."""
     attack_steps: int = 7
@@ -53,7 +53,7 @@ class Config:
     """Of the parameters, the order of the images, and where attacks start."""
     optimizer: optimizers.OptimizerConfig = field(
         default_factory=lambda: optimizers.OptimizerConfig(
-            learning_rate=3e-3, schedule="cosine", warmup_steps=500
+            learning_rate=2e-3, schedule="cosine", warmup_steps=500
         )
     )
 
