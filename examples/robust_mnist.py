@@ -41,8 +41,8 @@ class Config:
     """The folder of MNIST's four files (idx, with or without .gz); digits when not given."""
     defence: Literal["fgsm", "pgd", "none"] = "fgsm"
     """What is trained on: images attacked in one step, in several, or as they are."""
-    radius: float = 0.3
-    """How far a pixel, from 0 to 1, may be changed."""
+    radius: float | None = None
+    """How far a pixel, from 0 to 1, may be changed; 0.3, or 0.1 for the few pixels of digits."""
     attack_steps: int = 7
     """Of pgd, in training."""
     epochs: int = 15
@@ -75,7 +75,7 @@ def objective(config: Config) -> jaxdl.Objective:
     plain = jaxdl.supervised(
         SmallCNN(), losses.softmax_cross_entropy, metrics={"accuracy": metrics.accuracy()}
     )
-    radius = config.radius
+    radius = config.radius or (0.1 if config.data is None else 0.3)
     defences = {
         "pgd": robustness.pgd(radius, steps=config.attack_steps, unroll=True),
         "fgsm": robustness.fgsm(radius, random_start=True),
