@@ -45,8 +45,8 @@ class Config:
     """How far a pixel, from 0 to 1, may be changed; 0.3, or 0.1 for the few pixels of digits."""
     attack_steps: int = 7
     """Of pgd, in training."""
-    epochs: int = 15
-    """How often each training image is seen."""
+    epochs: int | None = None
+    """How often each training image is seen; 15, or 60 for digits."""
     batch_size: int = 100
     """Images in a batch."""
     seed: int = 0
@@ -95,7 +95,8 @@ def recipe(config: Config) -> jaxdl.Recipe:
         return data.Batches(sources[split], config.batch_size, **options)
 
     training = batches("train", seed=config.seed)
-    steps = config.epochs * training.batches_per_epoch
+    epochs = config.epochs or (60 if config.data is None else 15)
+    steps = epochs * training.batches_per_epoch
     warmup = min(config.optimizer.warmup_steps, steps // 10)
     return jaxdl.Recipe(
         name=f"robust-mnist-{config.defence}",
