@@ -10,7 +10,10 @@ PACKAGE = ROOT / "jaxdl"
 
 RANKS = [
     ["protocols", "errors", "products", "reductions", "tree_paths", "units"],
-    ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"],
+    [
+        *("losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"),
+        *("robustness",),
+    ],
     ["objectives", "gradients", "hosts", "weights", "generation", "explain"],
     ["step", "checkpoints"],
     ["placement", "evaluation", "security"],
