@@ -1,0 +1,75 @@
+"""Sections as one HTML file that asks no other computer for anything.
+
+Everything of a run's is text to the page: it is escaped, and a policy in the page forbids scripts,
+requests and every style but its own.
+
+Reads from: errors, report.blocks. Used by: cli, and by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from jaxdl.errors import MissingExtraError
+from jaxdl.report.blocks import Section
+
+__all__ = ["render"]
+
+
+def render(title: str, lead: str, sections: Sequence[Section], *, footer: str = "") -> str:
+    """The page.
+
+    Args:
+        title: of it.
+        lead: a sentence under the title.
+        sections: in their order.
+        footer: at its end.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    environment = _environment()
+    style = resources.files("jaxdl.report").joinpath("templates", "page.css").read_text("utf-8")
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"style-src 'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'",
+            "img-src data:",
+            "media-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    from markupsafe import Markup
+
+    # The style is ours and must reach the page as it was hashed.
+    return environment.get_template("page.html").render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        footer=footer,
+        policy=policy,
+        style=Markup(style),
+    )
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError(
+            "a report needs the library 'jinja2'",
+            expected="the extra 'report'",
+            do="pip install 'jaxdl[report]'",
+        ) from error
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxdl.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
