@@ -34,10 +34,11 @@ def render(title: str, lead: str, sections: Sequence[Section], *, footer: str = 
     """
     environment = _environment()
     style = resources.files("jaxdl.report").joinpath("templates", "page.css").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"style-src 'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'",
+            f"style-src 'sha256-{digest}'",
             "img-src data:",
             "media-src data:",
             "base-uri 'none'",
