@@ -7,9 +7,11 @@ from jaxdl.evaluation.calibration import (
     reliability,
     top_label,
 )
+from jaxdl.evaluation.comparing import Comparison, compare, holm, weighted_mean
 from jaxdl.evaluation.exact import PlacedEvalStep, check_exact, evaluate
 from jaxdl.evaluation.folds import Fold, stratified_folds
 from jaxdl.evaluation.intervals import Interval, bootstrap
+from jaxdl.evaluation.measuring import measure
 from jaxdl.evaluation.significance import (
     Difference,
     McNemar,
@@ -21,6 +23,7 @@ from jaxdl.evaluation.tables import ClassRow, SliceRow, by_slice, class_table, c
 
 __all__ = [
     "ClassRow",
+    "Comparison",
     "Difference",
     "Fold",
     "Interval",
@@ -34,12 +37,16 @@ __all__ = [
     "calibration_error",
     "check_exact",
     "class_table",
+    "compare",
     "confusion",
     "evaluate",
+    "holm",
     "mcnemar",
+    "measure",
     "paired_bootstrap",
     "permutation_test",
     "reliability",
     "stratified_folds",
     "top_label",
+    "weighted_mean",
 ]

@@ -2,17 +2,20 @@
 
 from jaxdl.recipe.parts import Recipe
 from jaxdl.recipe.placing import Placed, place, train_step
+from jaxdl.recipe.predicting import Predictions, predict_split
 from jaxdl.recipe.resuming import check_position, position
 from jaxdl.recipe.running import Outcome, Scores, score, train
 
 __all__ = [
     "Outcome",
     "Placed",
+    "Predictions",
     "Recipe",
     "Scores",
     "check_position",
     "place",
     "position",
+    "predict_split",
     "score",
     "train",
     "train_step",
