@@ -26,6 +26,7 @@ usage: jaxdl VERB ...
   train FILE         train the recipe that a file defines
   resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
+  report RUN         write the page of a run, one HTML file; of two runs, their comparison
   judge ...          make a blind page for human judges, and read what they say
   checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time
@@ -53,6 +54,7 @@ _VERBS = {
     "rehearse": "jaxdl.cli.rehearsing:run",
     "replay": "jaxdl.cli.replaying:run",
     "evaluate": "jaxdl.cli.measuring:run",
+    "report": "jaxdl.cli.reporting:run",
     "judge": "jaxdl.cli.judging:run",
     "data": "jaxdl.cli.datasets:run",
     "doctor": "jaxdl.cli.doctor:run",

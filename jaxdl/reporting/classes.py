@@ -1,7 +1,7 @@
 """What a classifier said of a split: by class, what it confused, and whether it knows.
 
-Reads from: errors, protocols, evaluation, report.blocks, report.drawing, report.wording.
-Used by: report.sections, report.mistakes, report.comparing.
+Reads from: errors, protocols, evaluation, reporting.blocks, .drawing, .wording. Used by:
+reporting.sections, .mistakes, .comparing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from jaxdl import evaluation
 from jaxdl.protocols import MASK
-from jaxdl.report.blocks import Block, Facts, Figure, Section, Table, Text
-from jaxdl.report.drawing import calibration_chart
-from jaxdl.report.wording import number, percent, plural, spoken
+from jaxdl.reporting.blocks import Block, Facts, Figure, Section, Table, Text
+from jaxdl.reporting.drawing import calibration_chart
+from jaxdl.reporting.wording import number, percent, plural, spoken
 
 __all__ = ["Classified", "by_class", "calibration", "classify", "confused"]
 

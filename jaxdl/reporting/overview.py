@@ -1,7 +1,7 @@
 """How the run ended, its scores, its curves, and what it was made from.
 
-Reads from: report.blocks, report.curves, report.drawing, report.reading, report.wording.
-Used by: report.sections, report.comparing.
+Reads from: reporting.blocks, .curves, .drawing, .reading, .wording. Used by: reporting.sections,
+.comparing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxdl.report.blocks import Block, Code, Facts, Figure, Figures, Section, Table, Text
-from jaxdl.report.curves import Series, metric_names, series, thin
-from jaxdl.report.drawing import line_chart, wants_logarithm
-from jaxdl.report.reading import RunFolder
-from jaxdl.report.wording import duration, flattened, number, plural, spoken
+from jaxdl.reporting.blocks import Block, Code, Facts, Figure, Figures, Section, Table, Text
+from jaxdl.reporting.curves import Series, metric_names, series, thin
+from jaxdl.reporting.drawing import line_chart, wants_logarithm
+from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.wording import duration, flattened, number, plural, spoken
 
 __all__ = ["curve", "curves", "environment", "parameters", "recipe", "shown_scores", "summary"]
 

@@ -1,31 +1,34 @@
 """Two runs side by side: what was set otherwise, how they went, and whether one is better.
 
-Reads from: errors, evaluation, report.blocks, report.classes, report.curves, report.mistakes,
-report.overview, report.pages, report.reading, report.speed, report.wording. Used by: cli.
+Reads from: errors, evaluation, reporting.blocks, .classes, .curves, .mistakes, .overview, .pages,
+.reading, .speed, .wording. Used by: cli.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from jaxdl import evaluation, units
-from jaxdl.report import overview
-from jaxdl.report.blocks import Block, Code, Facts, Figures, Section, Table, Text
-from jaxdl.report.classes import Classified, classify
-from jaxdl.report.curves import metric_names, series
-from jaxdl.report.mistakes import Rows
-from jaxdl.report.pages import render
-from jaxdl.report.reading import RunFolder
-from jaxdl.report.speed import rate_of
-from jaxdl.report.wording import duration, flattened, number, percent, plural, spoken
+from jaxdl.reporting import overview
+from jaxdl.reporting.blocks import Block, Code, Facts, Figures, Section, Table, Text
+from jaxdl.reporting.classes import Classified, classify
+from jaxdl.reporting.curves import metric_names, series
+from jaxdl.reporting.mistakes import Rows
+from jaxdl.reporting.pages import render
+from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.speed import rate_of
+from jaxdl.reporting.wording import duration, flattened, number, percent, plural, spoken
 
 __all__ = ["comparison_page"]
 
 _RATES = ("steps_per_second", "examples_per_second")
 _MATERIAL = 0.05
+_RESAMPLES = 1_000
+_HEADER = ("", "value", "95 % interval")
 
 
 def comparison_page(
@@ -228,48 +231,69 @@ def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
 
 
 def _right(a: Classified, b: Classified, names: tuple[str, str]) -> list[Block]:
-    """McNemar's test of which is right more often."""
+    """Which is right more often."""
     if len(a.rows) != len(b.rows) or not np.array_equal(a.labels, b.labels):
         words = "Some outputs are not finite in one run only: their accuracies make no pairs."
         return [Text(words, quiet=True)]
-    many = len(a.rows) > 100_000
-    test = evaluation.mcnemar(a.right, b.right, exact=not many)
-    better = names[1] if test.only_b > test.only_a else names[0]
-    sure = test.p_value < _MATERIAL
-    verdict = (
-        f"{better} is right more often, beyond what chance explains (p = {number(test.p_value)})."
-        if sure
-        else f"Chance explains the difference in accuracy (p = {number(test.p_value)})."
-    )
-    facts = [
-        (f"Accuracy, {names[0]}", percent(float(a.right.mean()))),
-        (f"Accuracy, {names[1]}", percent(float(b.right.mean()))),
-        (f"Right in {names[0]} only", number(test.only_a)),
-        (f"Right in {names[1]} only", number(test.only_b)),
-        ("p, McNemar", number(test.p_value)),
+    found = evaluation.compare(b.right, a.right, seed=0, resamples=_RESAMPLES)
+    blocks: list[Block] = [
+        Text(_verdict("accuracy", found, (names[1], names[0]))),
+        Table("Accuracy.", _HEADER, _rows_of(found, names, percent)),
     ]
-    both: list[Block] = [Text(verdict), Facts(facts)]
+    test = found.mcnemar
+    if test is not None:
+        facts = [
+            (f"Right in {names[0]} only", number(test.only_b)),
+            (f"Right in {names[1]} only", number(test.only_a)),
+            ("p, McNemar's test", number(test.p_value)),
+        ]
+        blocks.append(Facts(facts))
     if a.places:
-        words = "Places within a row are not independent, as the test takes them to be."
-        both.append(Text(words, quiet=True))
-    return both
+        words = "Places within a row are not independent, as the tests take them to be."
+        blocks.append(Text(words, quiet=True))
+    return blocks
 
 
 def _losses(a: Rows, b: Rows, names: tuple[str, str]) -> list[Block]:
-    """The paired bootstrap of the mean loss of a row."""
+    """Whose mean loss is lower."""
     if a.loss is None or b.loss is None:
         return []
-    weights = [np.ones(len(r.loss or ())) if r.weight is None else r.weight for r in (a, b)]
+    weights = [
+        np.ones(len(loss)) if rows.weight is None else np.asarray(rows.weight, np.float64)
+        for rows, loss in ((a, a.loss), (b, b.loss))
+    ]
     keep = (weights[0] > 0) & (weights[1] > 0) & np.isfinite(a.loss) & np.isfinite(b.loss)
     if keep.sum() < 2:
-        return []
-    pairs = [r.loss[keep] / w[keep] for r, w in zip((a, b), weights, strict=True)]  # pyright: ignore[reportOptionalSubscript]  # checked above
-    found = evaluation.paired_bootstrap(pairs[1], pairs[0], seed=0, resamples=1_000)
-    facts = [
-        (f"Mean loss, {names[0]}", number(float(pairs[0].mean()))),
-        (f"Mean loss, {names[1]}", number(float(pairs[1].mean()))),
-        ("Difference", number(found.value)),
-        ("95 % interval", f"{number(found.low)} to {number(found.high)}"),
-        ("p, paired bootstrap", number(found.p_value)),
+        return [Text("Fewer than two rows have a finite loss in both runs.", quiet=True)]
+    first, second = a.loss[keep] / weights[0][keep], b.loss[keep] / weights[1][keep]
+    found = evaluation.compare(second, first, weights[0][keep], seed=0, resamples=_RESAMPLES)
+    left = int(np.count_nonzero((weights[0] > 0) & ~keep))
+    blocks: list[Block] = [
+        Text(_verdict("loss", found, names)),
+        Table("Loss.", _HEADER, _rows_of(found, names, number)),
     ]
-    return [Facts(facts)]
+    if left:
+        blocks.append(Text(f"{plural(left, 'row')} without a finite loss left out.", quiet=True))
+    return blocks
+
+
+def _verdict(what: str, found: evaluation.Comparison, names: tuple[str, str]) -> str:
+    """In a sentence; the first name is that of which a difference above 0 speaks."""
+    gap, p_value = found.difference.value, found.permutation
+    if gap == 0:
+        return f"Both have the same {what} on these rows."
+    better = names[0] if gap > 0 else names[1]
+    chance = f"p = {number(p_value)} by permutation"
+    if p_value > _MATERIAL:
+        return f"{better} has the better {what}, and chance alone often gives as much ({chance})."
+    return f"{better} has the better {what}, which chance alone seldom gives ({chance})."
+
+
+def _rows_of(
+    found: evaluation.Comparison, names: tuple[str, str], shown: Callable[[float], str]
+) -> list[list[str]]:
+    """Both figures and their difference; the second run is the comparison's first system."""
+    rows = [(names[0], found.b), (names[1], found.a), ("difference", found.difference)]
+    return [
+        [name, shown(each.value), f"{shown(each.low)} to {shown(each.high)}"] for name, each in rows
+    ]

@@ -1,6 +1,6 @@
 """Examples as pictures, sounds and texts that stand in the page itself.
 
-Reads from: errors, report.blocks, report.wording. Used by: report.mistakes.
+Reads from: errors, reporting.blocks, .wording. Used by: reporting.mistakes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl.report.blocks import Picture, Sound
-from jaxdl.report.wording import number
+from jaxdl.reporting.blocks import Picture, Sound
+from jaxdl.reporting.wording import number
 
 __all__ = ["heat_levels", "kind_of", "map_picture", "picture", "sound"]
 

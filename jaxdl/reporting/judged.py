@@ -1,7 +1,6 @@
 """What people, attacks and an accountant said of a run, where files of theirs lie in its folder.
 
-Reads from: protocols, report.blocks, report.curves, report.reading, report.wording.
-Used by: report.sections.
+Reads from: protocols, reporting.blocks, .curves, .reading, .wording. Used by: reporting.sections.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdl.report.blocks import Block, Facts, Section, Table, Text
-from jaxdl.report.curves import metric_names, series
-from jaxdl.report.reading import RunFolder
-from jaxdl.report.wording import flattened, number, percent, plural, spoken
+from jaxdl.reporting.blocks import Block, Facts, Section, Table, Text
+from jaxdl.reporting.curves import metric_names, series
+from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.wording import flattened, number, percent, plural, spoken
 
 __all__ = ["judgements", "missing", "privacy", "robustness"]
 

@@ -1,19 +1,19 @@
 """The sections of a run's page, in their order.
 
-Reads from: report.blocks, report.classes, report.judged, report.mistakes, report.overview,
-report.pages, report.reading, report.speed. Used by: cli, and by hand.
+Reads from: reporting.blocks, .classes, .judged, .mistakes, .overview, .pages, .reading, .speed.
+Used by: cli, and by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jaxdl.report import judged, overview, speed
-from jaxdl.report.blocks import Section, Text
-from jaxdl.report.classes import Classified, by_class, calibration, classify, confused
-from jaxdl.report.mistakes import Explained, Rows, Worst, choose, worst
-from jaxdl.report.pages import render
-from jaxdl.report.reading import RunFolder
+from jaxdl.reporting import judged, overview, speed
+from jaxdl.reporting.blocks import Section, Text
+from jaxdl.reporting.classes import Classified, by_class, calibration, classify, confused
+from jaxdl.reporting.mistakes import Explained, Rows, Worst, choose, worst
+from jaxdl.reporting.pages import render
+from jaxdl.reporting.reading import RunFolder
 
 __all__ = ["run_page"]
 

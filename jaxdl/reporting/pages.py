@@ -3,7 +3,7 @@
 Everything of a run's is text to the page: it is escaped, and a policy in the page forbids scripts,
 requests and every style but its own.
 
-Reads from: errors, report.blocks. Used by: cli, and by hand.
+Reads from: errors, reporting.blocks. Used by: cli, and by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from jaxdl.errors import MissingExtraError
-from jaxdl.report.blocks import Section
+from jaxdl.reporting.blocks import Section
 
 __all__ = ["render"]
 
@@ -33,7 +33,7 @@ def render(title: str, lead: str, sections: Sequence[Section], *, footer: str = 
         MissingExtraError: jinja2 is not installed.
     """
     environment = _environment()
-    style = resources.files("jaxdl.report").joinpath("templates", "page.css").read_text("utf-8")
+    style = resources.files("jaxdl.reporting").joinpath("templates", "page.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = "; ".join(
         [
@@ -68,7 +68,7 @@ def _environment() -> Any:
             do="pip install 'jaxdl[report]'",
         ) from error
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxdl.report"),
+        loader=jinja2.PackageLoader("jaxdl.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

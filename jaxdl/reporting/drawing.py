@@ -1,6 +1,6 @@
 """Axes, lines, bars and points, as shapes of SVG whose colours are the page's.
 
-Reads from: report.blocks, report.curves, report.wording. Used by: the rest of report.
+Reads from: reporting.blocks, .curves, .wording. Used by: the rest of reporting.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl.report.blocks import Drawing, Shape
-from jaxdl.report.curves import Line
+from jaxdl.reporting.blocks import Drawing, Shape
+from jaxdl.reporting.curves import Line
 
 __all__ = ["Axis", "axis", "calibration_chart", "line_chart", "scatter_chart", "wants_logarithm"]
 

@@ -1,7 +1,7 @@
 """How fast the run went, where its time went, and what a plan had said.
 
-Reads from: errors, protocols, tpu.plans.encoding, tpu.plans.facts, units, report.blocks,
-report.curves, report.overview, report.reading, report.wording. Used by: report.sections.
+Reads from: errors, protocols, tpu.plans.encoding, tpu.plans.facts, units, reporting.blocks,
+.curves, .overview, .reading, .wording. Used by: reporting.sections.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 from jaxdl import units
 from jaxdl.errors import PlanError
-from jaxdl.report.blocks import Block, Facts, Figures, Section, Table, Text
-from jaxdl.report.curves import Series, series
-from jaxdl.report.overview import curve
-from jaxdl.report.reading import RunFolder
-from jaxdl.report.wording import duration, flattened, number, percent, spoken
+from jaxdl.reporting.blocks import Block, Facts, Figures, Section, Table, Text
+from jaxdl.reporting.curves import Series, series
+from jaxdl.reporting.overview import curve
+from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.wording import duration, flattened, number, percent, spoken
 from jaxdl.tpu.plans.encoding import from_json
 from jaxdl.tpu.plans.facts import Plan
 

@@ -1,7 +1,7 @@
 """The examples that a model got most wrong, as people can look at them.
 
-Reads from: errors, protocols, report.blocks, report.classes, report.drawing, report.media,
-report.wording. Used by: report.sections.
+Reads from: errors, protocols, reporting.blocks, .classes, .drawing, .media, .wording. Used by:
+reporting.sections.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdl.protocols import MASK
-from jaxdl.report.blocks import Block, Card, Cards, Figure, Picture, Piece, Section, Sound, Text
-from jaxdl.report.classes import Classified
-from jaxdl.report.drawing import scatter_chart
-from jaxdl.report.media import heat_levels, kind_of, map_picture, picture, sound
-from jaxdl.report.wording import number, percent, spoken
+from jaxdl.reporting.blocks import Block, Card, Cards, Figure, Picture, Piece, Section, Sound, Text
+from jaxdl.reporting.classes import Classified
+from jaxdl.reporting.drawing import scatter_chart
+from jaxdl.reporting.media import heat_levels, kind_of, map_picture, picture, sound
+from jaxdl.reporting.wording import number, percent, spoken
 
 __all__ = ["Explained", "Rows", "Worst", "choose", "worst"]
 
@@ -178,11 +178,7 @@ def _card(
             sounds.append(sound(value, f"{spoken(name)}, {rows.rate:,} values a second", rows.rate))
         elif kind == "tokens":
             texts.append((spoken(name), _pieces(rows, name, row, explained)))
-        elif (
-            kind in ("numbers", "scalar")
-            and name != MASK
-            and not (place is not None and name == "label")
-        ):
+        elif kind in ("numbers", "scalar") and name not in hidden:
             facts.append((spoken(name), _values(value)))
     for each in explained:
         if row in each.rows:

@@ -1,1 +1,0 @@
-"""The page of a run: what it was, how it went, what it got wrong, in one file."""
