@@ -115,9 +115,7 @@ def _load(folder: Path, devices: int | None) -> _Loaded:
     recipe = with_options(example.build(config), run_options)
     placed = place(recipe, devices=choose_devices(devices))
     restored = checkpoints.Checkpoints(folder / "checkpoints").restore(placed.state)
-    return _Loaded(
-        recipe, placed, restored.state, sys.modules.get(example.build.__module__), config
-    )
+    return _Loaded(recipe, placed, restored.state)
 
 
 def _split(recipe: Recipe, asked: str | None) -> str:
