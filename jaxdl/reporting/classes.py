@@ -122,7 +122,7 @@ def by_class(found: Classified | str, split: str, fields: Mapping[str, Any]) -> 
         interval = evaluation.bootstrap(
             np.mean, right, seed=0, resamples=_RESAMPLES, method="percentile"
         )
-        ends = f"{percent(interval.low)} to {percent(interval.high)}"
+        ends = f"{100 * interval.low:.1f} to {percent(interval.high)}"
         facts.insert(1, ("95 % interval", ends))
     facts.append(("Wrong", number(int(np.count_nonzero(~right)))))
     blocks: list[Block] = [Facts(facts)]
@@ -154,8 +154,8 @@ def confused(found: Classified | str) -> Section:
             for name, counts in zip(found.names, matrix, strict=True)
         ]
         caption = (
-            "Confusion matrix: rows are true classes, columns predicted ones; the darker a cell, "
-            "the larger its share of the row."
+            "Confusion matrix: rows are true classes, columns predicted ones; the stronger its "
+            "colour, the larger a cell's share of the row."
         )
         blocks.append(Table(caption, ["true", *found.names], rows, heat.tolist()))
     blocks.append(_pairs(found, matrix))

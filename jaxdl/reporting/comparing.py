@@ -1,7 +1,7 @@
 """Two runs side by side: what was set otherwise, how they went, and whether one is better.
 
-Reads from: errors, evaluation, reporting.blocks, .classes, .curves, .mistakes, .overview, .pages,
-.reading, .speed, .wording. Used by: cli.
+Reads from: errors, evaluation, reporting.blocks, .classes, .curves, .figures, .mistakes, .overview,
+.pages, .reading, .speed, .wording. Used by: cli.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxdl.reporting import overview
 from jaxdl.reporting.blocks import Block, Code, Facts, Figures, Section, Table, Text
 from jaxdl.reporting.classes import Classified, classify
 from jaxdl.reporting.curves import metric_names, series
+from jaxdl.reporting.figures import curve
 from jaxdl.reporting.mistakes import Rows
 from jaxdl.reporting.pages import render
 from jaxdl.reporting.reading import RunFolder
@@ -28,7 +29,7 @@ __all__ = ["comparison_page"]
 _RATES = ("steps_per_second", "examples_per_second")
 _MATERIAL = 0.05
 _RESAMPLES = 1_000
-_HEADER = ("", "value", "95 % interval")
+_HEADER = ("run", "value", "95 % interval")
 
 
 def comparison_page(
@@ -81,7 +82,9 @@ def _summary(a: RunFolder, b: RunFolder, names: tuple[str, str]) -> Section:
     rows.append(["step, median", *words])
     rows.append(["started", *(str(run.config.get("started", "not recorded")) for run in (a, b))])
     ends = [Text(f"{name}: {_ending(run)}") for name, run in zip(names, (a, b), strict=True)]
-    return Section("summary", "Summary", [*ends, Table("The two runs.", ["", *names], rows)])
+    return Section(
+        "summary", "Summary", [*ends, Table("The two runs.", ["quantity", *names], rows)]
+    )
 
 
 def _ending(run: RunFolder) -> str:
@@ -180,7 +183,7 @@ def _curves(a: RunFolder, b: RunFolder, names: tuple[str, str]) -> Section:
             ]
             if name in _RATES and split != "train":
                 continue
-            figure = overview.curve(f"{name}, {split}", lines)
+            figure = curve(f"{spoken(name)}, {split}", lines)
             figures.append(figure)
     if not figures:
         why = "Neither run has records."

@@ -19,7 +19,7 @@ __all__ = ["Axis", "axis", "calibration_chart", "line_chart", "scatter_chart", "
 
 WIDTH, HEIGHT = 360, 220
 """Of every figure: what a phone shows at full size, so that letters keep theirs."""
-_TOP, _BOTTOM, _RIGHT, _LETTER = 10, 38, 12, 6.3
+_TOP, _BOTTOM, _RIGHT, _LETTER = 10, 38, 20, 6.3
 _MARKS = 40
 _FARTHEST = 1e150
 Array = npt.NDArray[np.float64]

@@ -159,7 +159,7 @@ def _documents(run: RunFolder, kind: str, title: str) -> Section | None:
         rows = [[key, _cell(value)] for key, value in flattened(plain).items() if key]
         if rows:
             rows = rows[:_MOST_ROWS]
-            blocks.append(Table(f"{name}.", ["", "value"], rows, left=(1,)))
+            blocks.append(Table(f"{name}.", ["name", "value"], rows, left=(1,)))
     return Section(kind, title, blocks) if blocks else None
 
 

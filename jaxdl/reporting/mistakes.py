@@ -127,7 +127,9 @@ def worst(
     if chosen.rows:
         shown = [each.method for each in explained if set(each.rows) & set(chosen.rows)]
         if shown:
-            words = f"What weighed most is light in pictures and dark in texts: {', '.join(shown)}."
+            words = (
+                f"What weighed most is light in pictures and coloured in texts: {', '.join(shown)}."
+            )
             blocks.append(Text(words))
         place = {}
         if not isinstance(found, str) and not found.places:

@@ -1,25 +1,22 @@
-"""How the run ended, its scores, its curves, and what it was made from.
+"""How the run ended, its scores, and what it was made from.
 
-Reads from: reporting.blocks, .curves, .drawing, .reading, .wording. Used by: reporting.sections,
-.comparing.
+Reads from: reporting.blocks, .curves, .reading, .wording. Used by: reporting.sections, .comparing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxdl.reporting.blocks import Block, Code, Facts, Figure, Figures, Section, Table, Text
-from jaxdl.reporting.curves import Series, metric_names, series, thin
-from jaxdl.reporting.drawing import line_chart, wants_logarithm
+from jaxdl.reporting.blocks import Block, Code, Facts, Section, Table, Text
+from jaxdl.reporting.curves import series
 from jaxdl.reporting.reading import RunFolder
 from jaxdl.reporting.wording import duration, flattened, number, plural, spoken
 
-__all__ = ["curve", "curves", "environment", "parameters", "recipe", "shown_scores", "summary"]
+__all__ = ["environment", "parameters", "recipe", "shown_scores", "summary"]
 
-_RATES = ("steps_per_second", "examples_per_second")
 _ORDER = ("loss", "accuracy", "precision", "recall", "f1")
 _MOST_PARAMETERS = 400
 
@@ -65,57 +62,7 @@ def shown_scores(scores: Mapping[str, Mapping[str, Any]]) -> Table:
         [spoken(name), *(number(each[name]) if name in each else "" for each in scores.values())]
         for name in ordered
     ]
-    return Table("Measured at the end, on every example of each split.", ["", *scores], rows)
-
-
-def curves(run: RunFolder) -> Section:
-    """A figure for each measure that was recorded.
-
-    Args:
-        run: what its folder holds.
-    """
-    names = [name for name in metric_names(run.records) if name not in _RATES]
-    if not names:
-        why = "The run has no records: it ended before its first log point."
-        return Section("curves", "Curves", [Text(why, quiet=True)])
-    found = {name: series(run.records, name) for name in names}
-    figures = [curve(name, [(each.split, each) for each in found[name]]) for name in names]
-    rows = [_row(name, each) for name in names for each in found[name]]
-    header = ["measure, split", "records", "first", "least", "greatest", "last"]
-    blocks = [Figures(figures), Table("The curves in numbers.", header, rows)]
-    return Section("curves", "Curves", blocks)
-
-
-def curve(name: str, lines: Sequence[tuple[str, Series]]) -> Figure:
-    """The figure of one measure.
-
-    Args:
-        name: of the measure.
-        lines: what each line is called, and the series; at most four.
-    """
-    drawn = [(n, thin(each)) for n, (_, each) in enumerate(lines[:4], 1)]
-    values = np.concatenate([each.values for _, each in lines])
-    logarithmic = wants_logarithm(values)
-    caption = [f"Vertical: {spoken(name)}{', logarithmic' if logarithmic else ''}."]
-    thinned = [line for _, line in drawn if line.low is not None]
-    if thinned:
-        records = max(line.records for line in thinned)
-        caption.append(
-            f"{records:,} records in {len(thinned[0].x)} bins: the line is the mean of a bin, the "
-            "band goes from its least to its greatest."
-        )
-    if any(line.bad.size for _, line in drawn):
-        caption.append("Crosses at the foot: steps whose value is not finite.")
-    if len(lines) > 4:
-        caption.append(f"{len(lines) - 4} more are not drawn.")
-    alt = " ".join(_in_words(label, each) for label, each in lines)
-    return Figure(
-        spoken(name).capitalize(),
-        f"{spoken(name).capitalize()} by step. {alt}",
-        " ".join(caption),
-        line_chart(drawn, x="step", logarithmic=logarithmic),
-        [(label, n) for n, (label, _) in enumerate(lines[:4], 1)],
-    )
+    return Table("Measured at the end, on every example of each split.", ["measure", *scores], rows)
 
 
 def recipe(run: RunFolder) -> Section:
@@ -151,7 +98,7 @@ def environment(run: RunFolder) -> Section:
     rows += [["Python", str(run.config.get("python", "not recorded"))]]
     versions = run.config.get("versions")
     rows += [[str(k), str(v)] for k, v in (versions or {}).items()]
-    table = Table("As recorded when the run began.", ["", "value"], rows, left=(1,))
+    table = Table("As recorded when the run began.", ["part", "value"], rows, left=(1,))
     return Section("environment", "Environment", [table])
 
 
@@ -214,37 +161,6 @@ def _warnings(run: RunFolder) -> list[str]:
     if run.unreadable:
         found.append(f"{plural(run.unreadable, 'line')} of metrics.jsonl could not be read.")
     return found
-
-
-def _row(name: str, given: Series) -> list[str]:
-    values = given.values[given.finite]
-    cells = [f"{len(given.steps):,}"]
-    if not values.size:
-        return [f"{spoken(name)}, {given.split}", *cells, *["not finite"] * 4]
-    least, most = given.finite.nonzero()[0][[values.argmin(), values.argmax()]]
-    return [
-        f"{spoken(name)}, {given.split}",
-        *cells,
-        number(float(given.values[0])),
-        f"{number(float(values.min()))} at {given.steps[least]:,.0f}",
-        f"{number(float(values.max()))} at {given.steps[most]:,.0f}",
-        number(float(given.values[-1])),
-    ]
-
-
-def _in_words(label: str, given: Series) -> str:
-    values, steps = given.values[given.finite], given.steps[given.finite]
-    if not values.size:
-        return f"{label}: never finite."
-    if len(values) == 1:
-        return f"{label}: {number(float(values[0]))} at step {steps[0]:,.0f}, the only record."
-    words = (
-        f"{label}: from {number(float(values[0]))} at step {steps[0]:,.0f} to "
-        f"{number(float(values[-1]))} at step {steps[-1]:,.0f}, least "
-        f"{number(float(values.min()))} at step {steps[values.argmin()]:,.0f}"
-    )
-    missing = len(given.values) - len(values)
-    return words + (f", not finite in {missing:,} records." if missing else ".")
 
 
 def _last_step(run: RunFolder) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -45,16 +46,13 @@ def render(title: str, lead: str, sections: Sequence[Section], *, footer: str = 
             "form-action 'none'",
         ]
     )
-    from markupsafe import Markup
-
-    # The style is ours and must reach the page as it was hashed.
     return environment.get_template("page.html").render(
         title=title,
         lead=lead,
         sections=sections,
         footer=footer,
         policy=policy,
-        style=Markup(style),
+        style=style,
     )
 
 
@@ -67,10 +65,18 @@ def _environment() -> Any:
             expected="the extra 'report'",
             do="pip install 'jaxdl[report]'",
         ) from error
-    return jinja2.Environment(
+    import markupsafe
+
+    def breakable(text: str) -> Any:
+        """A path that may go on in the next line after each of its parts."""
+        return markupsafe.Markup("<wbr>").join(re.split(r"(?<=[/_.])(?=.)", text))
+
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jaxdl.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
+    return environment

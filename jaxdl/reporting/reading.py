@@ -142,6 +142,7 @@ def _records(path: Path) -> tuple[tuple[Record, ...], int]:
         try:
             values = json.loads(line)
             step, split = int(values.pop("step")), str(values.pop("split"))
+            values.pop("time", None)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         found.append(Record(step, split, values))

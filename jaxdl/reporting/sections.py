@@ -1,14 +1,14 @@
 """The sections of a run's page, in their order.
 
-Reads from: reporting.blocks, .classes, .judged, .mistakes, .overview, .pages, .reading, .speed.
-Used by: cli, and by hand.
+Reads from: reporting.blocks, .classes, .figures, .judged, .mistakes, .overview, .pages, .reading,
+.speed. Used by: cli, and by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jaxdl.reporting import judged, overview, speed
+from jaxdl.reporting import figures, judged, overview, speed
 from jaxdl.reporting.blocks import Section, Text
 from jaxdl.reporting.classes import Classified, by_class, calibration, classify, confused
 from jaxdl.reporting.mistakes import Explained, Rows, Worst, choose, worst
@@ -47,7 +47,7 @@ def run_page(
     """
     sections = [
         overview.summary(run),
-        overview.curves(run),
+        figures.curves(run),
         speed.speed(run),
         speed.plans(run),
         *_predicted(rows, mistakes, explain),

@@ -1,7 +1,7 @@
 """How fast the run went, where its time went, and what a plan had said.
 
 Reads from: errors, protocols, tpu.plans.encoding, tpu.plans.facts, units, reporting.blocks,
-.curves, .overview, .reading, .wording. Used by: reporting.sections.
+.curves, .figures, .reading, .wording. Used by: reporting.sections.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxdl import units
 from jaxdl.errors import PlanError
 from jaxdl.reporting.blocks import Block, Facts, Figures, Section, Table, Text
 from jaxdl.reporting.curves import Series, series
-from jaxdl.reporting.overview import curve
+from jaxdl.reporting.figures import curve
 from jaxdl.reporting.reading import RunFolder
 from jaxdl.reporting.wording import duration, flattened, number, percent, spoken
 from jaxdl.tpu.plans.encoding import from_json
@@ -106,7 +106,8 @@ def speed(run: RunFolder) -> Section:
     )
     names = ("examples_per_second", "steps_per_second")
     there = [(name, found) for name in names if (found := _series(run, name)) is not None]
-    figures = [curve(name, [("train", found)]) for name, found in there]
+    # Both are the same curve on other scales.
+    figures = [curve(name, [("train", found)]) for name, found in there[:1]]
     return Section(key, title, [*blocks, Figures(figures)])
 
 
@@ -195,7 +196,7 @@ def _plan(name: str, plan: Plan, run: RunFolder, rate: Rate | None) -> list[Bloc
         ["FLOPs a second, all devices", planned, achieved],
         ["memory of a device, peak", memory, "not recorded"],
     ]
-    table = Table(f"{name}, made for {facts.topology}.", ["", "planned", "measured"], rows)
+    table = Table(f"{name}, made for {facts.topology}.", ["quantity", "planned", "measured"], rows)
     return [table, *_differ(plan, devices, count, measured)]
 
 
