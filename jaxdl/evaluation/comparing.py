@@ -93,9 +93,7 @@ def compare(
 
     ends = interval(first), interval(second)
     mean: dict[str, Any] = {"statistic": weighted_mean, "seed": seed}
-    difference = paired_bootstrap(
-        first, second, many, **mean, level=level, resamples=resamples
-    )
+    difference = paired_bootstrap(first, second, many, **mean, level=level, resamples=resamples)
     _, p_value = permutation_test(first, second, many, **mean, resamples=5 * resamples - 1)
     right = first.dtype == bool and second.dtype == bool
     return Comparison(*ends, difference, p_value, mcnemar(first, second) if right else None)

@@ -97,8 +97,8 @@ def predict_split(
 
     rows = jax.tree.map(joined, *found)
     fields_of = {name: joined(*(batch[name] for batch in read)) for name in kept}
-    if MASK in fields_of and MASK not in batches.source.spec and np.all(fields_of[MASK] == 1):
-        del fields_of[MASK]
+    if fields is None and MASK not in batches.source.spec and np.all(fields_of.get(MASK, 1) == 1):
+        fields_of.pop(MASK, None)
     loss, weight = rows["loss"], rows["weight"]
     if loss is not None:
         loss, weight = np.asarray(loss, np.float64), np.asarray(weight, np.float64)
