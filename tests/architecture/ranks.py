@@ -11,7 +11,7 @@ PACKAGE = ROOT / "jaxdl"
 RANKS = [
     ["protocols", "errors", "reductions", "tree_paths", "units"],
     ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"],
-    ["objectives", "gradients", "hosts", "weights", "generation"],
+    ["objectives", "gradients", "hosts", "weights", "generation", "explain"],
     ["step", "checkpoints"],
     ["placement", "evaluation", "security"],
     ["hooks", "loop"],
