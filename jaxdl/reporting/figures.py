@@ -19,7 +19,10 @@ from jaxdl.reporting.reading import RunFolder
 from jaxdl.reporting.wording import number, spoken
 from jaxdl.schedules import make_schedule
 
-__all__ = ["curve", "curves", "learning_rate"]
+__all__ = ["PRIVACY", "curve", "curves", "learning_rate"]
+
+PRIVACY = "privacy"
+"""The split of the records that say what was spent of privacy; they have a section of their own."""
 
 _RATES = ("steps_per_second", "examples_per_second")
 _RECKONED = "By step; reckoned from the settings of the optimizer, not recorded."
@@ -31,11 +34,12 @@ def curves(run: RunFolder) -> Section:
     Args:
         run: what its folder holds.
     """
-    names = [name for name in metric_names(run.records) if name not in _RATES]
+    records = [record for record in run.records if record.split != PRIVACY]
+    names = [name for name in metric_names(records) if name not in _RATES]
     if not names:
         why = "The run has no records: it ended before its first log point."
         return Section("curves", "Curves", [Text(why, quiet=True)])
-    found = {name: series(run.records, name) for name in names}
+    found = {name: series(records, name) for name in names}
     figures = [curve(name, [(each.split, each) for each in found[name]]) for name in names]
     rate = None if "learning_rate" in names else learning_rate(run)
     if rate is not None:

@@ -1,6 +1,6 @@
 """What people, attacks and an accountant said of a run, where files of theirs lie in its folder.
 
-Reads from: protocols, reporting.blocks, .curves, .reading, .wording. Used by: reporting.sections.
+Reads from: protocols, reporting.blocks, .curves, .figures, .reading, .wording. Used by: reporting.sections.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdl.reporting.blocks import Block, Facts, Section, Table, Text
-from jaxdl.reporting.curves import metric_names, series
+from jaxdl.reporting.curves import series
+from jaxdl.reporting.figures import PRIVACY, curve
 from jaxdl.reporting.reading import RunFolder
 from jaxdl.reporting.wording import flattened, number, percent, plural, spoken
 
@@ -49,25 +50,26 @@ def privacy(run: RunFolder) -> Section | None:
     Args:
         run: what its folder holds.
     """
-    rows: list[tuple[str, str]] = []
-    for name in metric_names(run.records):
-        if "epsilon" in name.split("_") or "delta" in name.split("_"):
-            last = series(run.records, name)[-1]
-            value = number(float(last.values[-1]))
-            rows.append((f"{spoken(name)} after step {last.steps[-1]:,.0f}", value))
-    for split, values in run.scores.items():
-        rows += [
-            (f"{spoken(name)}, {split}", number(value))
-            for name, value in values.items()
-            if "epsilon" in name.split("_") and not isinstance(value, list | dict)
-        ]
-    summary = {k: v for k, v in (run.summary or {}).items() if k in ("privacy", "epsilon", "delta")}
-    rows += [(spoken(name), _cell(value)) for name, value in flattened(summary).items() if name]
+    spent = [record for record in run.records if record.split == PRIVACY]
     section = _documents(run, "privacy", "Privacy")
-    if not rows:
+    if not spent:
         return section
-    blocks: list[Block] = [Facts(rows), *(section.blocks if section else ())]
-    return Section("privacy", "Privacy", blocks)
+    last = spent[-1]
+    first = [name for name in ("epsilon", "delta") if name in last.values]
+    facts = [
+        (spoken(name), "infinite" if last.values[name] is None else _cell(last.values[name]))
+        for name in [*first, *(name for name in last.values if name not in first)]
+    ]
+    words = (
+        f"What the run had spent after step {last.step:,}. It covers the parameters; the losses "
+        "and other measures of this page were read from the data without noise, and are not "
+        "covered."
+    )
+    blocks: list[Block] = [Facts(facts), Text(words)]
+    found = [each for each in series(spent, "epsilon") if each.finite.any()]
+    if found:
+        blocks.append(curve("epsilon", [("privacy", found[0])]))
+    return Section("privacy", "Privacy", [*blocks, *(section.blocks if section else ())])
 
 
 def missing(run: RunFolder) -> list[str]:

@@ -10,7 +10,9 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["duration", "flattened", "number", "percent", "plural", "spoken"]
+__all__ = ["SPACE", "duration", "flattened", "number", "percent", "plural", "spoken"]
+
+SPACE = "\N{NO-BREAK SPACE}"
 
 
 def number(value: Any) -> str:
@@ -44,10 +46,10 @@ def percent(share: float) -> str:
         share: of 1.
 
     Examples:
-        >>> percent(0.98055)
+        >>> percent(0.98055).replace(SPACE, " ")
         '98.1 %'
     """
-    return f"{100 * share:.1f} %" if math.isfinite(share) else "not defined"
+    return f"{100 * share:.1f}{SPACE}%" if math.isfinite(share) else "not defined"
 
 
 def duration(seconds: float) -> str:
