@@ -235,6 +235,14 @@ def tokenizing(config: Config, texts: list[str]) -> tuple[Encode, int]:
     return encode_pieces, tokenizer.vocab_size
 
 
+def token_names(config: Config) -> list[str] | None:
+    """The word of each token, which ``jaxdl explain`` shows; ``None`` for pieces of words."""
+    if config.vocabulary is not None or config.tokenizer != "words":
+        return None
+    texts = [text for text, _ in sentences(config)["train"]]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *vocabulary(texts, config.vocab_size - SPECIAL)]
+
+
 def split_words(text: str) -> list[str]:
     """Words and signs, in small letters."""
     return re.findall(r"\w+|[^\w\s]", text.lower())

@@ -27,6 +27,7 @@ usage: jaxdl VERB ...
   resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
   report RUN         write the page of a run, one HTML file; of two runs, their comparison
+  explain RUN        why it gave its scores: heat maps, tokens, nearest training examples
   judge ...          make a blind page for human judges, and read what they say
   checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time
@@ -55,6 +56,7 @@ _VERBS = {
     "replay": "jaxdl.cli.replaying:run",
     "evaluate": "jaxdl.cli.measuring:run",
     "report": "jaxdl.cli.reporting:run",
+    "explain": "jaxdl.cli.explaining:run",
     "judge": "jaxdl.cli.judging:run",
     "data": "jaxdl.cli.datasets:run",
     "doctor": "jaxdl.cli.doctor:run",

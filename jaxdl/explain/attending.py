@@ -1,6 +1,6 @@
 """What attention looked at: the weights, computed again beside the model, and their rollout.
 
-Reads from: errors, models. Used by: cli, and by hand.
+Reads from: errors, models, explain.layers, explain.targets. Used by: cli, and by hand.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.tracers import current_trace
 
 from jaxdl.errors import BatchError, ConfigError, closest
+from jaxdl.explain.layers import check_trace
 from jaxdl.explain.targets import ScoreFn
 from jaxdl.models.attention import SelfAttention, attention
 from jaxdl.models.masks import places, reach_of
@@ -36,12 +38,13 @@ def attention_weights(fn: ScoreFn) -> Callable[[Any], jax.Array]:
     Returns:
         ``inputs -> weights``, shape ``[L, B, N, T, S]``, first layer first; float32 or wider. While
         it is traced it raises ``ConfigError`` when there is no such layer, when their shapes
-        differ, or when they are inside ``nn.scan``, ``nn.remat`` or ``nn.jit``.
+        differ, or when they are inside ``nn.scan``, ``nn.remat`` or ``jit``.
     """
 
     def run(inputs: Any) -> jax.Array:
         found: list[jax.Array] = []
         inner: dict[tuple[str, ...], Any] = {}
+        beginning = current_trace()
 
         def watch(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
             out = next_fun(*args, **kwargs)
@@ -49,6 +52,8 @@ def attention_weights(fn: ScoreFn) -> Callable[[Any], jax.Array]:
                 return out
             module = context.module
             inner[module.path] = out
+            if isinstance(module, (SelfAttention, nn.MultiHeadDotProductAttention)):
+                check_trace(beginning, "attention weights")
             if isinstance(module, SelfAttention):
                 found.append(_own(module, inner, *args, **kwargs))
             elif isinstance(module, nn.MultiHeadDotProductAttention):
@@ -59,19 +64,7 @@ def attention_weights(fn: ScoreFn) -> Callable[[Any], jax.Array]:
             fn(inputs)
         return _stacked(found)
 
-    def weights(inputs: Any) -> jax.Array:
-        try:
-            jax.eval_shape(run, inputs)
-        except jax.errors.UnexpectedTracerError as error:
-            raise ConfigError(
-                "the attention weights cannot be read: they are inside nn.scan, nn.remat or nn.jit",
-                expected="layers that are unrolled and keep what they compute",
-                do="make the model with scan_layers=False and remat=None "
-                "(models.unstack_layers gives the parameters)",
-            ) from error
-        return run(inputs)
-
-    return weights
+    return run
 
 
 def _stacked(found: list[jax.Array]) -> jax.Array:

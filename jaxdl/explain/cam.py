@@ -104,7 +104,7 @@ def resized(
         >>> resized(jnp.array([[1.0, 2.0]]), (5,)).tolist()
         [[1.0, 1.0, 1.0, 2.0, 2.0]]
     """
-    stretched = jnp.asarray(maps)
+    stretched: jax.Array = jnp.asarray(maps)
     if method not in _METHODS:
         raise ConfigError(
             f"method is {method!r}",
@@ -132,6 +132,6 @@ def _stretched(maps: jax.Array, axis: int, old: int, new: int, method: str) -> j
     middle = np.maximum((at + np.float32(0.5)) * ratio - np.float32(0.5), np.float32(0))
     low = np.minimum(middle.astype(int), old - 1)
     high = np.minimum(low + 1, old - 1)
-    share = (middle - low).astype(maps.dtype).reshape((-1,) + (1,) * (maps.ndim - 1 - axis))
+    share = jnp.asarray(middle - low, maps.dtype).reshape((-1,) + (1,) * (maps.ndim - 1 - axis))
     share = share[(None,) * axis]
     return (1 - share) * jnp.take(maps, low, axis=axis) + share * jnp.take(maps, high, axis=axis)

@@ -3,7 +3,8 @@
 Nothing of the model changes. Linen's calls are intercepted (``flax.linen.intercept_methods``) while
 the function is traced, wherever in it a module is applied; of an NNX module a copy is watched.
 
-Reads from: errors, explain.targets. Used by: explain.cam, explain.tokens, cli, and by hand.
+Reads from: errors, explain.targets. Used by: explain.attending, explain.cam,
+explain.tokens, cli, and by hand.
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.core.tracers import current_trace
 
 from jaxdl.errors import ConfigError, PathError, closest
 from jaxdl.explain.targets import ScoreFn
 
-__all__ = ["Layer", "LayerInfo", "linen_layer", "linen_layers", "nnx_layer", "split_layer"]
+__all__ = [
+    "Layer",
+    "LayerInfo",
+    "check_trace",
+    "linen_layer",
+    "linen_layers",
+    "nnx_layer",
+    "split_layer",
+]
 
 At = Literal["output", "input"]
 
@@ -127,7 +137,7 @@ def linen_layer(fn: ScoreFn, path: str, *, at: At = "output") -> Layer:
     Returns:
         See ``Layer``. Its functions raise, while they are traced: ``PathError`` when there is no
         such layer; ``ConfigError`` when it is called more than once, gives no array, or is inside
-        ``nn.scan``, ``nn.remat`` or ``nn.jit``, out of which its activation cannot be read.
+        ``nn.scan``, ``nn.remat`` or ``jit``, out of which its activation cannot be read.
 
     Raises:
         ConfigError: ``at`` is neither.
@@ -142,7 +152,7 @@ def linen_layer(fn: ScoreFn, path: str, *, at: At = "output") -> Layer:
     _check_at(at)
 
     def run(inputs: Any, value: Any) -> tuple[Any, list[Any]]:
-        watch = _Watch(at, value)
+        watch = _Watch(path, at, value)
         called: list[str] = []
 
         def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -154,11 +164,11 @@ def linen_layer(fn: ScoreFn, path: str, *, at: At = "output") -> Layer:
 
         with nn.intercept_methods(intercept):
             scores = fn(inputs)
-        watch.check(path, called)
+        watch.check(called)
         return scores, watch.seen
 
     def read(inputs: Any) -> jax.Array:
-        return _readable(lambda x: run(x, None)[1][0], inputs, path)
+        return run(inputs, None)[1][0]
 
     def resume(inputs: Any, activation: Any) -> jax.Array:
         return run(inputs, activation)[0]
@@ -199,17 +209,17 @@ def nnx_layer(
     applied = call or (lambda module, inputs: module(inputs))
 
     def run(inputs: Any, value: Any) -> tuple[Any, list[Any]]:
-        watch = _Watch(at, value)
+        watch = _Watch(path, at, value)
         copy = nnx.clone(module)
         layer = _inner(copy, path)
         object.__setattr__(layer, "__class__", _watched_class(type(layer)))
         vars(layer)[_KEPT] = watch
         scores = applied(copy, inputs)
-        watch.check(path, [path])
+        watch.check([path])
         return scores, watch.seen
 
     def read(inputs: Any) -> jax.Array:
-        return _readable(lambda x: run(x, None)[1][0], inputs, path)
+        return run(inputs, None)[1][0]
 
     def resume(inputs: Any, activation: Any) -> jax.Array:
         return run(inputs, activation)[0]
@@ -220,9 +230,10 @@ def nnx_layer(
 class _Watch:
     """Around one call: keeps what is there, or puts another value in its place."""
 
-    def __init__(self, at: At, value: Any) -> None:
-        self.at, self.value = at, value
+    def __init__(self, path: str, at: At, value: Any) -> None:
+        self.path, self.at, self.value = path, at, value
         self.seen: list[Any] = []
+        self._trace = current_trace()
 
     def around(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.at == "input":
@@ -231,39 +242,46 @@ class _Watch:
         return self._exchanged(inner(*args, **kwargs))
 
     def _exchanged(self, there: Any) -> Any:
+        if self.value is None:
+            check_trace(self._trace, f"the activation of {self.path!r}")
         self.seen.append(there)
         if self.value is None or _shape(there) is None:
             return there
         return jnp.asarray(self.value, there.dtype).reshape(there.shape)
 
-    def check(self, path: str, called: list[str]) -> None:
+    def check(self, called: list[str]) -> None:
         if not self.seen:
             raise PathError(
-                f"no layer {path!r} is called",
+                f"no layer {self.path!r} is called",
                 expected="the path of a module that the function calls",
-                do=closest(path, dict.fromkeys(name for name in called if name)),
+                do=closest(self.path, dict.fromkeys(name for name in called if name)),
             )
         if len(self.seen) > 1 or _shape(self.seen[0]) is None:
             raise ConfigError(
-                f"the layer {path!r} is called {len(self.seen)} times, with "
+                f"the layer {self.path!r} is called {len(self.seen)} times, with "
                 f"{type(self.seen[0]).__name__} as its {self.at}",
                 expected="one call, whose activation is an array",
                 do="name another layer",
             )
 
 
-def _readable(read: Callable[[Any], jax.Array], inputs: Any, path: str) -> jax.Array:
-    """What ``read`` gives, unless it belongs to a trace that has ended."""
-    try:
-        jax.eval_shape(read, inputs)
-    except jax.errors.UnexpectedTracerError as error:
+def check_trace(beginning: Any, what: str) -> None:
+    """What is read here can leave the function: no inner transformation is being traced.
+
+    Args:
+        beginning: what ``current_trace`` gave outside of the model.
+        what: is read, for the message.
+
+    Raises:
+        ConfigError: one is.
+    """
+    if current_trace() != beginning:
         raise ConfigError(
-            f"the activation of {path!r} cannot be read: it is inside nn.scan, nn.remat or nn.jit",
+            f"{what} cannot be read: it is inside nn.scan, nn.remat, jit, vmap or the like",
             expected="a layer outside of them",
             do="make the model with scan_layers=False and remat=None (models.unstack_layers gives "
             "the parameters), or name a layer around it",
-        ) from error
-    return read(inputs)
+        )
 
 
 _KEPT = "explain_watch"

@@ -1,0 +1,277 @@
+"""``jaxdl explain RUN``: why a trained run gave its scores, for a few examples of a split.
+
+Reads from: errors, data, checkpoints, explain, placement, recipe, step, cli.explained,
+cli.explanations, cli.subjects, cli.training. Used by: cli.verbs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from jaxdl import checkpoints, data, explain
+from jaxdl.cli.explained import Arrays, described, missed_rows, show, written
+from jaxdl.cli.explanations import explainer, featurer, row_losses
+from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
+from jaxdl.cli.training import choose_devices, reopened, with_options
+from jaxdl.errors import ConfigError, HostError
+from jaxdl.explain.showing import read_words
+from jaxdl.placement import PlacedFunction, jit
+from jaxdl.recipe import Placed, Recipe, place
+from jaxdl.step import PredictStep
+
+__all__ = ["ExplainOptions", "run"]
+
+_N = tyro.conf.arg(metavar="N")
+_STEPS = (50, 200, 800)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """Explains the scores of a trained run for a few examples of a split.
+
+    Writes arrays (.npz) and, for images, a picture (.png), for tokens, a page (.html).
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Of which split."""
+    count: Annotated[int, _N] = 16
+    """How many examples."""
+    which: Literal["worst", "first", "random"] = "worst"
+    """Which ones: those with the highest loss, the first, or some drawn with --seed."""
+    method: Method = "integrated-gradients"
+    """How."""
+    target: Annotated[str, tyro.conf.arg(metavar="CLASS")] = "predicted"
+    """Which score: that of the predicted class, of the label, or of a class by its number."""
+    layer: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Which layer grad-cam, nearest-examples or the embedding of tokens is; found if not given."""
+    field: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Which field of the batch to explain by; image or tokens when not given."""
+    steps: Annotated[int | None, _N] = None
+    """Steps of integrated gradients: enough for an error of 1 %, at most 800, when not given.
+    Samples of smoothgrad: 50."""
+    noise: float = 0.15
+    """Of smoothgrad, as a share of the range of an example's values."""
+    window: Annotated[int, _N] = 3
+    """The side of what occlusion covers."""
+    stride: Annotated[int, _N] = 1
+    """From one window to the next."""
+    neighbours: Annotated[int, _N] = 5
+    """How many nearest training examples."""
+    vocabulary: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A vocab.txt or tokenizer.json with the words of tokens."""
+    to: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Where to write; explanations in the run's folder when not given."""
+    step: Annotated[int | None, _N] = None
+    """The checkpoint of which step; the newest when not given."""
+    seed: Annotated[int, _N] = 0
+    """Of --which random, and of smoothgrad."""
+    devices: Annotated[int | None, _N] = None
+    """How many devices to use; all when not given."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """The verb.
+
+    Args:
+        argv: the words after ``explain``.
+    """
+    options = tyro.cli(ExplainOptions, prog="jaxdl explain", args=list(argv))
+    _check(options)
+    example, config, run_options = reopened(options.run)
+    recipe = with_options(example.build(config), run_options)
+    placed = place(recipe, devices=choose_devices(options.devices))
+    batches = recipe.evaluated().get(options.split)
+    if batches is None:
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no split {options.split!r}",
+            expected=f"one of {', '.join(recipe.evaluated())}",
+            do="choose one of them",
+        )
+    spec = jax.eval_shape(lambda: data.pad_batch(batches[0], recipe.rows()))
+    subject = subject_of(recipe, placed.state, spec, options.field)
+    words = _words(options, example, config) if subject.tokens else None
+    programs = [
+        (featurer if _by_neighbours(options) else explainer)(recipe, subject, settings)
+        for settings in _settings(options)
+    ]
+    store = checkpoints.Checkpoints(options.run / "checkpoints")
+    state = store.restore(placed.state, step=options.step).state
+    rows = _chosen(options, recipe, batches, subject, (placed, state))
+    batch = _gathered(batches, rows)
+    found = _found(options, recipe, programs, (state, batch), subject)
+    arrays = {"index": rows, **described(batch, found, subject)}
+    if "neighbours" in arrays:
+        arrays |= _near_rows(recipe, arrays["neighbours"], subject)
+    folder = options.to or options.run / "explanations"
+    file = folder / f"{options.split}-{options.method}.npz"
+    title = f"{options.run.name}: {options.method} of {options.split}"
+    show(arrays, written(file, arrays, subject, title, words=words))
+    return 0
+
+
+def _check(options: ExplainOptions) -> None:
+    if options.count < 1 or options.neighbours < 1:
+        raise ConfigError(
+            f"count is {options.count}, neighbours is {options.neighbours}",
+            expected="at least 1",
+            do="change --count or --neighbours",
+        )
+    if jax.process_count() > 1:
+        raise HostError(
+            f"there are {jax.process_count()} hosts",
+            expected="one: a few examples need no more",
+            do="run jaxdl explain on one host, with the run's folder",
+        )
+
+
+def _by_neighbours(options: ExplainOptions) -> bool:
+    return options.method == "nearest-examples"
+
+
+def _settings(options: ExplainOptions) -> list[Settings]:
+    """What to try, one after the other, until it is exact enough."""
+    names = ("method", "target", "layer", "noise", "window", "stride", "seed")
+    given = {name: getattr(options, name) for name in names}
+    more = _STEPS if options.method == "integrated-gradients" else _STEPS[:1]
+    return [
+        Settings(**given, steps=steps) for steps in ([options.steps] if options.steps else more)
+    ]
+
+
+def _found(
+    options: ExplainOptions,
+    recipe: Recipe,
+    programs: Sequence[PredictStep],
+    given: tuple[Any, Arrays],
+    subject: Subject,
+) -> Arrays:
+    """What is found of every chosen row."""
+    state, batch = given
+    near = _by_neighbours(options)
+    size = recipe.rows() if near else min(recipe.rows(), len(batch[subject.field]))
+    found: Arrays = {}
+    for made in programs:
+        program = jit(made, layout=recipe.layout, devices=choose_devices(options.devices))
+        found = _explained(program, state, batch, subject, size)
+        if near:
+            return found | _neighbours(
+                program, state, recipe, found.pop("features"), options.neighbours
+            )
+        if "error" not in found or not missed_rows(found):
+            break
+    return found
+
+
+def _words(options: ExplainOptions, example: Any, config: Any) -> Sequence[str] | None:
+    """The words of tokens: of a file, or of the recipe's own function ``token_names(config)``."""
+    if options.vocabulary is not None:
+        return read_words(options.vocabulary)
+    named: Any = getattr(sys.modules.get(example.config.__module__), "token_names", None)
+    return None if named is None else named(config)
+
+
+def _chosen(
+    options: ExplainOptions,
+    recipe: Recipe,
+    batches: data.Batches,
+    subject: Subject,
+    trained: tuple[Placed, Any],
+) -> npt.NDArray[np.int64]:
+    """Rows of the split's source."""
+    count = min(options.count, batches.num_examples)
+    if options.which == "first":
+        return np.arange(count)
+    if options.which == "random":
+        drawn = np.random.default_rng(options.seed).permutation(batches.num_examples)
+        return np.sort(drawn[:count])
+    placed, state = trained
+    if "label" not in batches.spec or len(subject.scores.shape) != 2:
+        raise ConfigError(
+            "the worst examples are asked for, and there is no label that scores compare with",
+            expected="classes [B] in the field 'label', and scores [B, K]",
+            do="use --which first or --which random",
+        )
+    devices = list(placed.train.mesh.devices.flat)
+    measured = jit(row_losses(recipe, subject), layout=recipe.layout, devices=devices)
+    losses = np.zeros(batches.num_examples)
+    for k in range(batches.batches_per_epoch):
+        found = measured(state, data.pad_batch(batches[k], recipe.rows()))
+        losses[batches.rows(k)] = np.asarray(found)[: len(batches.rows(k))]
+    # The highest first; what is not finite before all others.
+    return np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")[:count]
+
+
+def _explained(
+    program: PlacedFunction, state: Any, batch: Mapping[str, Any], subject: Subject, size: int
+) -> Arrays:
+    """What the program finds of every row, a few at a time, with the rows themselves."""
+    rows = len(batch[subject.field])
+    parts: list[Arrays] = []
+    for start in range(0, rows, size):
+        part = {name: value[start : start + size] for name, value in batch.items()}
+        found = program(state, data.pad_batch(part, size))
+        real = len(part[subject.field])
+        parts.append({name: np.asarray(value)[:real] for name, value in found.items()})
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    _check_scaled(arrays.pop("given"), arrays["scores"], subject)
+    return arrays
+
+
+def _check_scaled(given: Any, scores: Any, subject: Subject) -> None:
+    """Scores of integer images are those of the floats that they were explained by."""
+    if not np.allclose(given, scores, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise ConfigError(
+            f"the model reads integers in {subject.field!r} in another way than scaled to 0 .. 1: "
+            f"its scores differ by {np.max(np.abs(given - scores)):.3g}",
+            expected="floats, or a model that scales integers as models.to_float does",
+            do="turn them to floats in the data (Batches(transform=...)), or explain it by hand",
+        )
+
+
+def _neighbours(
+    program: PlacedFunction, state: Any, recipe: Recipe, features: Any, count: int
+) -> Arrays:
+    """The nearest rows of the training split."""
+    train, size = recipe.evaluated()["train"], recipe.rows()
+
+    def chunks() -> Iterator[tuple[Any, Any]]:
+        for k in range(train.batches_per_epoch):
+            found = program(state, data.pad_batch(train[k], size))["features"]
+            yield train.rows(k), np.asarray(found)[: len(train.rows(k))]
+
+    near = explain.nearest_examples(features, chunks(), count=count)
+    return {"neighbours": near.indices, "distances": near.distances}
+
+
+def _near_rows(recipe: Recipe, near: npt.NDArray[np.int64], subject: Subject) -> Arrays:
+    batch = _gathered(recipe.evaluated()["train"], np.unique(near))
+    places = np.searchsorted(np.unique(near), near)
+    arrays = {"neighbour_inputs": batch[subject.field][places]}
+    return arrays | ({"neighbour_labels": batch["label"][places]} if "label" in batch else {})
+
+
+def _gathered(batches: data.Batches, wanted: npt.NDArray[np.int64]) -> Arrays:
+    """Rows of a split as its batches hold them."""
+    kept: dict[int, Arrays] = {}
+    for k in range(batches.batches_per_epoch):
+        rows = batches.rows(k)
+        there = np.flatnonzero(np.isin(rows, wanted))
+        if len(there):
+            batch = batches[k]
+            for place in there.tolist():
+                kept[int(rows[place])] = {name: value[place] for name, value in batch.items()}
+    return {
+        name: np.stack([kept[row][name] for row in wanted.tolist()])
+        for name in next(iter(kept.values()))
+    }
