@@ -105,7 +105,7 @@ def classify(
     )
 
 
-def by_class(found: Classified | str, split: str, fields: Mapping[str, Any]) -> Section:
+def by_class(found: Classified, split: str, fields: Mapping[str, Any]) -> Section:
     """Accuracy and its interval; precision, recall and F1 of every class; parts of the split.
 
     Args:
@@ -114,8 +114,6 @@ def by_class(found: Classified | str, split: str, fields: Mapping[str, Any]) -> 
         fields: of the rows, to make parts by.
     """
     key, title = "classes", "Results by class"
-    if isinstance(found, str):
-        return Section(key, title, [Text(found, quiet=True)])
     right = found.right
     facts = [("Accuracy", percent(float(right.mean()))), ("Entries", number(len(right)))]
     if len(right) > 1:
@@ -135,15 +133,13 @@ def by_class(found: Classified | str, split: str, fields: Mapping[str, Any]) -> 
     return Section(key, title, blocks)
 
 
-def confused(found: Classified | str) -> Section:
+def confused(found: Classified) -> Section:
     """Which classes are taken for which.
 
     Args:
         found: from ``classify``.
     """
     key, title = "confusion", "Confusion"
-    if isinstance(found, str):
-        return Section(key, title, [Text(found, quiet=True)])
     matrix = _matrix(found)
     blocks: list[Block] = []
     if len(matrix) <= _WHOLE_MATRIX:
@@ -162,15 +158,13 @@ def confused(found: Classified | str) -> Section:
     return Section(key, title, blocks)
 
 
-def calibration(found: Classified | str) -> Section:
+def calibration(found: Classified) -> Section:
     """Whether a confidence of 80 % is right in 80 % of cases.
 
     Args:
         found: from ``classify``.
     """
     key, title = "calibration", "Calibration"
-    if isinstance(found, str):
-        return Section(key, title, [Text(found, quiet=True)])
     table = evaluation.reliability(*evaluation.top_label(found.probabilities, found.labels))
     error = evaluation.calibration_error(table)
     confidence = float(found.probabilities.max(axis=1).mean())

@@ -63,13 +63,14 @@ def wants_logarithm(values: Array) -> bool:
     return bool(finite.size and finite.min() > 0 and finite.max() / finite.min() > 50)
 
 
-def axis(values: Array, *, logarithmic: bool = False, ticks: int = 5) -> Axis:
-    """An axis over values, its ends a little beyond them.
+def axis(values: Array, *, logarithmic: bool = False, ticks: int = 5, tight: bool = False) -> Axis:
+    """An axis over values, its ends at ticks beyond them.
 
     Args:
         values: those to show; what is not finite is passed over.
         logarithmic: all are positive.
         ticks: about how many.
+        tight: the ends are the least and the greatest value.
 
     Examples:
         >>> axis(np.array([0.0, 400.0])).ticks
@@ -90,6 +91,8 @@ def axis(values: Array, *, logarithmic: bool = False, ticks: int = 5) -> Axis:
     step = _nice((high - low) / ticks)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     marks = [float(f"{n * step:.12g}") for n in range(first, last + 1)]
+    if tight:
+        return Axis(low, high, tuple(mark for mark in marks if low <= mark <= high))
     return Axis(marks[0], marks[-1], tuple(marks))
 
 
@@ -103,7 +106,7 @@ def line_chart(lines: Sequence[tuple[int, Line]], *, x: str, logarithmic: bool) 
     """
     ys = [part for _, line in lines for part in (line.y, line.low, line.high) if part is not None]
     frame = _Frame(
-        axis(np.concatenate([line.x for _, line in lines]), ticks=4),
+        axis(np.concatenate([line.x for _, line in lines]), ticks=4, tight=True),
         axis(np.concatenate(ys), logarithmic=logarithmic),
     )
     shapes = frame.around(x)

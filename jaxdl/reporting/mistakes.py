@@ -6,7 +6,7 @@ reporting.sections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
         loss: of each row ``[N]``, or ``None``.
         weight: of each row ``[N]``, or ``None``.
         class_names: of the labels; empty where they are not known.
-        decode: from tokens ``[T]`` to a text, or ``None``.
+        words: of tokens, by number; empty where they are not known.
         rate: values a second of recordings.
     """
 
@@ -58,7 +58,7 @@ class Rows(NamedTuple):
     loss: npt.NDArray[Any] | None = None
     weight: npt.NDArray[Any] | None = None
     class_names: tuple[str, ...] = ()
-    decode: Callable[[Any], str] | None = None
+    words: tuple[str, ...] = ()
     rate: int = 16_000
 
 
@@ -109,7 +109,11 @@ def choose(rows: Rows, found: Classified | str, count: int) -> Worst:
 
 
 def worst(
-    rows: Rows, found: Classified | str, chosen: Worst, explained: Sequence[Explained] = ()
+    rows: Rows,
+    found: Classified | str,
+    chosen: Worst,
+    explained: Sequence[Explained] = (),
+    unexplained: str = "",
 ) -> Section:
     """The section.
 
@@ -118,6 +122,7 @@ def worst(
         found: from ``classify``.
         chosen: from ``choose``.
         explained: explanations of some of the rows.
+        unexplained: why there are none.
     """
     title = "Worst mistakes" if not isinstance(found, str) else "Worst examples"
     blocks: list[Block] = [Text(chosen.words)]
@@ -131,6 +136,8 @@ def worst(
                 f"What weighed most is light in pictures and coloured in texts: {', '.join(shown)}."
             )
             blocks.append(Text(words))
+        if unexplained:
+            blocks.append(Text(unexplained, quiet=True))
         place = {}
         if not isinstance(found, str) and not found.places:
             place = {int(row): n for n, row in enumerate(found.rows)}
@@ -170,8 +177,8 @@ def _card(
     if loss is not None:
         facts.append(("loss", number(float(loss[row]))))
     for name, column in rows.batch.items():
-        value = column[row]
-        kind = kind_of(name, value.shape, value.dtype)
+        value = _real(rows, name, row)
+        kind = kind_of(name, column.shape[1:], column.dtype)
         what = f"{spoken(name)} of example {row:,}"
         if kind in ("picture", "spectrogram"):
             sound_like = kind == "spectrogram"
@@ -187,6 +194,15 @@ def _card(
             pictures += _maps(rows, each, row)
     facts += _said(rows, row) if isinstance(found, str) else []
     return Card(f"{rank}. Example {row:,} of {rows.split}", facts, pictures, sounds, texts)
+
+
+def _real(rows: Rows, name: str, row: int) -> npt.NDArray[Any]:
+    """A field of a row, its padding in time cut off."""
+    value, mask = rows.batch[name][row], rows.batch.get(MASK)
+    if name == MASK or mask is None or mask.ndim != 2 or value.shape[:1] != mask.shape[1:]:
+        return value
+    last = np.flatnonzero(mask[row] > 0)
+    return value[: int(last[-1]) + 1] if last.size else value
 
 
 def _judged(found: Classified, place: int) -> list[tuple[str, str]]:
@@ -216,7 +232,7 @@ def _maps(rows: Rows, given: Explained, row: int) -> list[Picture]:
     if column is None:
         return []
     kind = kind_of(given.field, column.shape[1:], column.dtype)
-    values = np.asarray(given.rows[row])
+    values = np.asarray(given.rows[row])[: len(_real(rows, given.field, row))]
     if kind not in ("picture", "spectrogram") or values.ndim < 2:
         return []
     if kind == "spectrogram":
@@ -250,16 +266,20 @@ def _pieces(rows: Rows, name: str, row: int, explained: Sequence[Explained]) -> 
     weights = next((e.rows[row] for e in explained if e.field == name and row in e.rows), None)
     kept = np.flatnonzero(real)[:_MOST_TOKENS]
     more = f" ... {int(real.sum()) - len(kept):,} more" if real.sum() > len(kept) else ""
-    if weights is None or np.ndim(weights) != 1:
-        if rows.decode is None:
-            return [Piece(" ".join(map(str, tokens[kept].tolist())) + more)]
-        return [Piece(rows.decode(tokens[kept]) + more)]
-    words = [str(t) if rows.decode is None else rows.decode(np.array([t])) for t in tokens[kept]]
-    whole = None if rows.decode is None else rows.decode(tokens[kept])
-    space = "" if "".join(words) == whole else " "
-    heat = heat_levels(np.asarray(weights)[kept])
+    words, space = _words(rows.words, tokens[kept])
+    heat = [0] * len(words)
+    if weights is not None and np.ndim(weights) == 1:
+        heat = heat_levels(np.asarray(weights)[kept])
     pieces = [Piece(word + space, level) for word, level in zip(words, heat, strict=True)]
     return pieces + ([Piece(more)] if more else [])
+
+
+def _words(known: Sequence[str], tokens: npt.NDArray[Any]) -> tuple[list[str], str]:
+    """The words of tokens, and what stands between them: nothing where they are letters."""
+    numbers: list[int] = tokens.tolist()
+    words = [str(known[n] if 0 <= n < len(known) else n) for n in numbers]
+    letters = bool(known) and np.mean([len(word) for word in known]) < 1.5
+    return words, "" if letters else " "
 
 
 def _agreement(rows: Rows) -> Figure | None:

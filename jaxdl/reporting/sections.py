@@ -7,6 +7,7 @@ Reads from: reporting.blocks, .classes, .figures, .judged, .mistakes, .overview,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from jaxdl.reporting import figures, judged, overview, speed
 from jaxdl.reporting.blocks import Section, Text
@@ -15,7 +16,10 @@ from jaxdl.reporting.mistakes import Explained, Rows, Worst, choose, worst
 from jaxdl.reporting.pages import render
 from jaxdl.reporting.reading import RunFolder
 
-__all__ = ["run_page"]
+__all__ = ["Explain", "run_page"]
+
+Explain: TypeAlias = Callable[[Worst, Classified | str], tuple[Sequence[Explained], str]]
+"""From the rows to show to their explanations, and to the words that say why there are none."""
 
 _PREDICTED = {
     "classes": "Results by class",
@@ -30,7 +34,7 @@ def run_page(
     rows: Rows | str,
     *,
     mistakes: int = 12,
-    explain: Callable[[Worst, Classified | str], Sequence[Explained]] | None = None,
+    explain: Explain | None = None,
     version: str = "",
 ) -> str:
     """The page of a run, as HTML.
@@ -76,17 +80,18 @@ def run_page(
 def _predicted(
     rows: Rows | str,
     mistakes: int,
-    explain: Callable[[Worst, Classified | str], Sequence[Explained]] | None,
+    explain: Explain | None,
 ) -> list[Section]:
     """What needs the model's predictions, or why it is not there."""
     if isinstance(rows, str):
         return [Section(key, title, [Text(rows, quiet=True)]) for key, title in _PREDICTED.items()]
     found = classify(rows.outputs, rows.batch, rows.class_names, weight=rows.weight)
     chosen = choose(rows, found, mistakes)
-    explained = [] if explain is None or not chosen.rows else explain(chosen, found)
-    return [
-        by_class(found, rows.split, rows.batch),
-        confused(found),
-        calibration(found),
-        worst(rows, found, chosen, explained),
-    ]
+    explained, unexplained = (
+        ([], "") if explain is None or not chosen.rows else explain(chosen, found)
+    )
+    last = worst(rows, found, chosen, explained, unexplained)
+    if isinstance(found, str):
+        why = f"{found} So there is no confusion, and no calibration."
+        return [Section("classes", _PREDICTED["classes"], [Text(why, quiet=True)]), last]
+    return [by_class(found, rows.split, rows.batch), confused(found), calibration(found), last]
