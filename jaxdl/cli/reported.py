@@ -176,7 +176,7 @@ class Explainer:
             left = self._left(subject, worst, found)
             return left or [self._computed(subject, worst)], ""
         except JaxdlError as error:
-            return [], f"Not explained: {error.what}."
+            return [], f"Not explained: {error.what}; it takes {error.expected}."
 
     def _subject(self) -> Subject:
         recipe = self._run.recipe

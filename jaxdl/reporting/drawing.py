@@ -60,7 +60,7 @@ def wants_logarithm(values: Array) -> bool:
         values: any.
     """
     finite = values[np.isfinite(values)]
-    return bool(finite.size and finite.min() > 0 and finite.max() / finite.min() > 50)
+    return bool(finite.size and finite.min() > 0 and finite.max() / 50 > finite.min())
 
 
 def axis(values: Array, *, logarithmic: bool = False, ticks: int = 5, tight: bool = False) -> Axis:
@@ -106,7 +106,7 @@ def line_chart(lines: Sequence[tuple[int, Line]], *, x: str, logarithmic: bool) 
     """
     ys = [part for _, line in lines for part in (line.y, line.low, line.high) if part is not None]
     frame = _Frame(
-        axis(np.concatenate([line.x for _, line in lines]), ticks=4, tight=True),
+        axis(np.concatenate([line.x for _, line in lines]), ticks=5, tight=True),
         axis(np.concatenate(ys), logarithmic=logarithmic),
     )
     shapes = frame.around(x)

@@ -31,11 +31,13 @@ class Explained(NamedTuple):
         method: its name.
         field: of the rows that was explained.
         rows: by number of the row, an array of the shape of its field; of images also ``[H, W]``.
+        note: more words about it.
     """
 
     method: str
     field: str
     rows: Mapping[int, npt.NDArray[Any]]
+    note: str = ""
 
 
 class Rows(NamedTuple):
@@ -130,7 +132,11 @@ def worst(
     if agreement is not None:
         blocks.append(agreement)
     if chosen.rows:
-        shown = [each.method for each in explained if set(each.rows) & set(chosen.rows)]
+        shown = [
+            each.method + (f", {each.note}" if each.note else "")
+            for each in explained
+            if set(each.rows) & set(chosen.rows)
+        ]
         if shown:
             words = (
                 f"What weighed most is light in pictures and coloured in texts: {', '.join(shown)}."
@@ -182,7 +188,8 @@ def _card(
         what = f"{spoken(name)} of example {row:,}"
         if kind in ("picture", "spectrogram"):
             sound_like = kind == "spectrogram"
-            pictures.append(picture(value, what, spoken(name), spectrogram=sound_like))
+            caption = spoken(name) + (", time to the right, pitch up" if sound_like else "")
+            pictures.append(picture(value, what, caption, spectrogram=sound_like))
         elif kind == "sound":
             sounds.append(sound(value, f"{spoken(name)}, {rows.rate:,} values a second", rows.rate))
         elif kind == "tokens":
@@ -270,8 +277,10 @@ def _pieces(rows: Rows, name: str, row: int, explained: Sequence[Explained]) -> 
     heat = [0] * len(words)
     if weights is not None and np.ndim(weights) == 1:
         heat = heat_levels(np.asarray(weights)[kept])
-    pieces = [Piece(word + space, level) for word, level in zip(words, heat, strict=True)]
-    return pieces + ([Piece(more)] if more else [])
+    pieces: list[Piece] = []
+    for word, level in zip(words, heat, strict=True):
+        pieces += [Piece(word, level), Piece(space)]
+    return [*pieces, Piece(more)]
 
 
 def _words(known: Sequence[str], tokens: npt.NDArray[Any]) -> tuple[list[str], str]:
