@@ -205,7 +205,7 @@ def _card(
 
 def _real(rows: Rows, name: str, row: int) -> npt.NDArray[Any]:
     """A field of a row, its padding in time cut off."""
-    value, mask = rows.batch[name][row], rows.batch.get(MASK)
+    value, mask = np.asarray(rows.batch[name][row]), rows.batch.get(MASK)
     if name == MASK or mask is None or mask.ndim != 2 or value.shape[:1] != mask.shape[1:]:
         return value
     last = np.flatnonzero(mask[row] > 0)

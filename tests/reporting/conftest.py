@@ -88,6 +88,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
+        if tag == "dd":
+            self.handle_data(" ")
         if tag not in VOID:
             self._open.append(tag)
 

@@ -87,7 +87,16 @@ def test_a_bin_of_nothing_finite_breaks_the_line_and_the_band():
 
 @pytest.mark.parametrize(
     "values",
-    [[0.0, 0.0], [1e-300, 1e300], [-1e308, 1e308], [5.0], [], [np.nan], [1e-320, 1.0], [3, 3 + 1e-9]],
+    [
+        [0.0, 0.0],
+        [1e-300, 1e300],
+        [-1e308, 1e308],
+        [5.0],
+        [],
+        [np.nan],
+        [1e-320, 1.0],
+        [3, 3 + 1e-9],
+    ],
 )
 @pytest.mark.parametrize("tight", [False, True])
 def test_any_values_have_an_axis(values, tight):
