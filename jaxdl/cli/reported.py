@@ -242,10 +242,9 @@ class Explainer:
                 do="turn them to floats in the data",
             )
         share = float(np.max(relative_error(arrays["error"], arrays["change"])))
-        title = f"integrated gradients of the predicted score, within {percent(share)}"
-        return Explained(
-            title, subject.field, dict(zip(worst.rows, arrays["attributions"], strict=True))
-        )
+        note = f"of the predicted score, which they add up to within {percent(share)}"
+        by_row = dict(zip(worst.rows, arrays["attributions"], strict=True))
+        return Explained("integrated gradients", subject.field, by_row, note)
 
 
 def _bytes_of_outputs(run: Reopened, batches: Any) -> float:

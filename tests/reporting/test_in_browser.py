@@ -26,7 +26,14 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reported")
     for name, rate in (("a", "1e-3"), ("b", "3e-3")):
         words = ["train", str(EXAMPLE), "--steps", "20", "--run-dir", str(folder / name)]
-        more = ["--optimizer.learning-rate", rate, "--optimizer.warmup-steps", "5", "--devices", "1"]
+        more = [
+            "--optimizer.learning-rate",
+            rate,
+            "--optimizer.warmup-steps",
+            "5",
+            "--devices",
+            "1",
+        ]
         assert main([*words, *more, "--quiet"]) == 0
     assert main(["report", str(folder / "a"), "--mistakes", "4", "--devices", "1"]) == 0
     assert main(["report", str(folder / "a"), str(folder / "b"), "--devices", "1"]) == 0

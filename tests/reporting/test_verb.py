@@ -56,5 +56,3 @@ def test_a_page_that_cannot_be_written(run_folder, capsys):
     folder = run_folder()
     assert main(["report", str(folder), "--no-predictions", "--out", "/proc/none/x.html"]) == 2
     assert "/proc/none/x.html cannot be written" in capsys.readouterr().err
-
-
