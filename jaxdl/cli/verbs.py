@@ -26,6 +26,7 @@ usage: jaxdl VERB ...
   train FILE         train the recipe that a file defines
   resume RUN         go on with a run that was cut, as if it had not been
   evaluate RUN       measure a trained run again, from its folder
+  report RUN         write the page of a run, one HTML file; of two runs, their comparison
   explain RUN        why it gave its scores: heat maps, tokens, nearest training examples
   attack RUN         measure a trained run under PGD
   robustness RUN     measure it on corrupted images, at five severities
@@ -57,6 +58,7 @@ _VERBS = {
     "rehearse": "jaxdl.cli.rehearsing:run",
     "replay": "jaxdl.cli.replaying:run",
     "evaluate": "jaxdl.cli.measuring:run",
+    "report": "jaxdl.cli.reporting:run",
     "explain": "jaxdl.cli.explaining:run",
     "attack": "jaxdl.cli.attacking:attack",
     "robustness": "jaxdl.cli.attacking:corrupt",

@@ -19,7 +19,7 @@ RANKS = [
     ["placement", "evaluation", "security"],
     ["hooks", "loop"],
     ["recipe", "tpu"],
-    ["replay", "rehearsal"],
+    ["replay", "rehearsal", "reporting"],
     ["testing"],
     ["pytest_plugin", "cli"],
 ]
