@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         objectives,
         optimizers,
         placement,
+        privacy,
         reductions,
         tpu,
         tree_paths,
@@ -51,7 +52,7 @@ __version__ = "0.1.0"
 
 _MODULES = [
     *("data", "errors", "evaluation", "generation", "gradients", "hosts", "layouts", "losses"),
-    *("metrics", "models", "objectives", "optimizers", "placement", "reductions", "tpu"),
+    *("metrics", "models", "objectives", "optimizers", "placement", "privacy", "reductions", "tpu"),
     *("tree_paths", "weights"),
 ]
 
@@ -105,6 +106,7 @@ __all__ = [
     "optimizers",
     "placement",
     "pmap",
+    "privacy",
     "reductions",
     "report",
     "sequence",

@@ -16,7 +16,7 @@ RANKS = [
     ["placement", "evaluation", "security"],
     ["hooks", "loop"],
     ["recipe", "tpu"],
-    ["replay", "rehearsal"],
+    ["replay", "rehearsal", "privacy"],
     ["testing"],
     ["pytest_plugin", "cli"],
 ]
