@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         objectives,
         optimizers,
         placement,
-        privacy,
         reductions,
         tpu,
         tree_paths,
@@ -52,7 +51,7 @@ __version__ = "0.1.0"
 
 _MODULES = [
     *("data", "errors", "evaluation", "generation", "gradients", "hosts", "layouts", "losses"),
-    *("metrics", "models", "objectives", "optimizers", "placement", "privacy", "reductions", "tpu"),
+    *("metrics", "models", "objectives", "optimizers", "placement", "reductions", "tpu"),
     *("tree_paths", "weights"),
 ]
 
@@ -106,7 +105,6 @@ __all__ = [
     "optimizers",
     "placement",
     "pmap",
-    "privacy",
     "reductions",
     "report",
     "sequence",
