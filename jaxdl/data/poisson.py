@@ -1,6 +1,6 @@
 """Batches that every example enters by chance, on its own: what privacy accountants call Poisson.
 
-Reads from: errors, data.batches, data.order, data.source. Used by: privacy, recipes, by choice.
+Reads from: errors, units, data.batches, data.order, data.source. Used by: privacy, recipes, by choice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jaxdl.data.batches import Batches, Transform
 from jaxdl.data.order import drawn_rows
 from jaxdl.data.source import Source
 from jaxdl.errors import BatchError, ConfigError
+from jaxdl.units import Number
 
 __all__ = ["PoissonBatches"]
 
@@ -65,7 +66,7 @@ class PoissonBatches(Batches):
     def __init__(
         self,
         source: Source,
-        expected_batch_size: float,
+        expected_batch_size: Number,
         *,
         seed: int,
         capacity: int | None = None,

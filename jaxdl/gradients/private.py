@@ -3,7 +3,7 @@
 It is the first half of DP-SGD. The second is the noise of ``privacy.noise``, which the optimizer
 adds once, after the sum over devices; without it nothing is private.
 
-Reads from: errors, layouts, protocols, gradients.private_rows. Used by: privacy, and step by the
+Reads from: errors, protocols, units, gradients.private_rows. Used by: privacy, and step by the
 user's choice.
 """
 
@@ -31,17 +31,18 @@ from jaxdl.protocols import (
     Params,
     Sums,
 )
+from jaxdl.units import Number
 
 __all__ = ["private"]
 
 
 def private(
-    clip_norm: float,
+    clip_norm: Number,
     *,
-    expected_batch_size: float,
+    expected_batch_size: Number,
     microbatches: int = 1,
     per_layer: bool = False,
-    loss_scale: float = 1.0,
+    loss_scale: Number = 1.0,
 ) -> GradientEstimator:
     r"""Clips the gradient of every example to ``clip_norm``, and sums.
 

@@ -1,7 +1,7 @@
 """The rows of a batch one by one: how many, which are real, in which parts, and what must not know
 of them.
 
-Reads from: errors, layouts, protocols. Used by: gradients.private.
+Reads from: errors, layouts, protocols, tree_paths. Used by: gradients.private.
 """
 
 from __future__ import annotations

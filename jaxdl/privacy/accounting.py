@@ -2,7 +2,7 @@
 
 The mathematics is that of the ``dp-accounting`` package.
 
-Reads from: errors, privacy.sampling. Used by: privacy.ledger, privacy.recipes.
+Reads from: errors, units, privacy.sampling. Used by: privacy.ledger, privacy.recipes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from jaxdl.errors import ConfigError, MissingExtraError
 from jaxdl.privacy.sampling import Epochs, Sampling, sampling_of
+from jaxdl.units import Number
 
 __all__ = ["Accountant", "epsilon", "noise_for"]
 
@@ -23,7 +24,7 @@ _ROUNDS = 100
 
 def epsilon(
     *,
-    noise_multiplier: float,
+    noise_multiplier: Number,
     sampling: Any,
     steps: int,
     delta: float,
@@ -73,7 +74,7 @@ def epsilon(
 
 def noise_for(
     *,
-    epsilon: float,
+    epsilon: Number,
     sampling: Any,
     steps: int,
     delta: float,
@@ -104,7 +105,7 @@ def noise_for(
             "draw",
             do="raise epsilon, or the capacity of the batches",
         )
-    target = (epsilon, left)
+    target = (float(epsilon), left)
     found = _calibrated("rdp", known, steps, target, (1.0, tolerance))
     if accountant == "rdp":
         return found
@@ -144,12 +145,12 @@ def _calibrated(
     )
 
 
-def _left(delta: float, lost: float, spent: float) -> float:
+def _left(delta: float, lost: float, spent: Number) -> float:
     """Of delta, when the steps go another way with probability ``lost``, in both data sets."""
     return delta - lost * (1 + math.exp(min(spent, 700.0))) if lost else delta
 
 
-def _event(noise_multiplier: float, sampling: Sampling, steps: int) -> Any:
+def _event(noise_multiplier: Number, sampling: Sampling, steps: int) -> Any:
     dp = _package()
     noise = dp.GaussianDpEvent(noise_multiplier)
     if isinstance(sampling, Epochs):
@@ -183,7 +184,7 @@ def _package() -> Any:
     return dp_accounting
 
 
-def _check(noise_multiplier: float, steps: int, delta: float) -> None:
+def _check(noise_multiplier: Number, steps: int, delta: float) -> None:
     for wrong, what, expected in (
         (
             not (math.isfinite(noise_multiplier) and noise_multiplier >= 0),

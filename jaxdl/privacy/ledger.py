@@ -1,6 +1,6 @@
 """A hook that writes down what a private run has spent so far.
 
-Reads from: errors, protocols, privacy.accounting, privacy.sampling. Used by: privacy.recipes, and
+Reads from: errors, protocols, units, privacy.accounting, privacy.sampling. Used by: privacy.recipes, and
 by hand.
 """
 
@@ -12,6 +12,7 @@ from jaxdl.errors import CheckpointError, ConfigError
 from jaxdl.privacy.accounting import Accountant, epsilon
 from jaxdl.privacy.sampling import Epochs, sampling_of
 from jaxdl.protocols import Hook, Moment, Record
+from jaxdl.units import Number
 
 __all__ = ["SPLIT", "Ledger"]
 
@@ -48,11 +49,11 @@ class Ledger(Hook):
     def __init__(
         self,
         *,
-        noise_multiplier: float,
+        noise_multiplier: Number,
         sampling: Any,
         delta: float,
-        clip_norm: float,
-        expected_batch_size: float,
+        clip_norm: Number,
+        expected_batch_size: Number,
         every: int = 50,
         accountant: Accountant = "pld",
     ) -> None:

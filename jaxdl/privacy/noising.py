@@ -1,6 +1,6 @@
 """The noise of a private run, added once: an Optax transform for the start of the chain.
 
-Reads from: errors, protocols. Used by: privacy.recipes, and by hand.
+Reads from: errors, protocols, units. Used by: privacy.recipes, and by hand.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import optax
 
 from jaxdl.errors import ConfigError
 from jaxdl.protocols import Params, PyTree
+from jaxdl.units import Number
 
 __all__ = ["blind", "noise"]
 
 
 def noise(
-    noise_multiplier: float,
-    clip_norm: float,
+    noise_multiplier: Number,
+    clip_norm: Number,
     *,
-    expected_batch_size: float,
+    expected_batch_size: Number,
     key: jax.Array,
 ) -> optax.GradientTransformation:
     r"""Adds :math:`N(0, (\sigma C / B)^2)` to every number of the gradient.

@@ -1,6 +1,6 @@
 """A recipe made private: bound, noise and account from one set of numbers.
 
-Reads from: errors, data, gradients, recipe, privacy.accounting, privacy.ledger, privacy.noising,
+Reads from: errors, units, data, gradients, recipe, privacy.accounting, privacy.ledger, privacy.noising,
 privacy.sampling. Used by: examples.
 """
 
@@ -19,6 +19,7 @@ from jaxdl.privacy.ledger import Ledger
 from jaxdl.privacy.noising import blind, noise
 from jaxdl.privacy.sampling import sampling_of
 from jaxdl.recipe import Recipe
+from jaxdl.units import Number
 
 __all__ = ["make_private"]
 
@@ -26,14 +27,14 @@ __all__ = ["make_private"]
 def make_private(
     recipe: Recipe,
     *,
-    clip_norm: float,
+    clip_norm: Number,
     delta: float,
     key: jax.Array,
-    epsilon: float | None = None,
-    noise_multiplier: float | None = None,
+    epsilon: Number | None = None,
+    noise_multiplier: Number | None = None,
     microbatches: int = 1,
     per_layer: bool = False,
-    loss_scale: float = 1.0,
+    loss_scale: Number = 1.0,
     accountant: Accountant = "pld",
 ) -> Recipe:
     """The recipe with DP-SGD: clipped gradients, noise before its optimizer, a ledger.
@@ -73,7 +74,7 @@ def make_private(
         )
     multiplier = 0.0 if noise_multiplier is None else noise_multiplier
     train = recipe.train
-    expected = train.batch_size
+    expected: Number = train.batch_size
     if isinstance(train, data.PoissonBatches):
         expected = train.expected_batch_size
     ledger = Ledger(
@@ -100,7 +101,7 @@ def make_private(
     )
 
 
-def _check(recipe: Recipe, epsilon: float | None, noise_multiplier: float | None) -> None:
+def _check(recipe: Recipe, epsilon: Number | None, noise_multiplier: Number | None) -> None:
     for wrong, what, expected in (
         (
             (epsilon is None) == (noise_multiplier is None),

@@ -1,6 +1,6 @@
 """How examples come into batches, as an accountant of privacy must know it.
 
-Reads from: errors, data. Used by: privacy.accounting, privacy.ledger, privacy.recipes.
+Reads from: errors, units, data. Used by: privacy.accounting, privacy.ledger, privacy.recipes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from jaxdl import data
 from jaxdl.errors import ConfigError
+from jaxdl.units import Number
 
 __all__ = ["Epochs", "Poisson", "Sampling", "sampling_of"]
 
@@ -29,8 +30,8 @@ class Poisson:
         ConfigError: a number is out of range.
     """
 
-    rate: float
-    overflow: float = 0.0
+    rate: Number
+    overflow: Number = 0.0
 
     def __post_init__(self) -> None:
         if not (0 <= self.rate <= 1 and 0 <= self.overflow <= 1):
