@@ -1,6 +1,7 @@
 """Batches that every example enters by chance, on its own: what privacy accountants call Poisson.
 
-Reads from: errors, units, data.batches, data.order, data.source. Used by: privacy, recipes, by choice.
+Reads from: errors, units, data.batches, data.order, data.source. Used by: privacy, recipes, by
+choice.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class PoissonBatches(Batches):
 
 
 def _check(
-    examples: int, expected: float, capacity: int | None, overflow: float, multiple_of: int
+    examples: int, expected: Number, capacity: int | None, overflow: float, multiple_of: int
 ) -> None:
     for wrong, what, should in (
         (

@@ -126,7 +126,7 @@ def _calibrated(
 
     def enough(noise: float) -> bool:
         ledger = _fresh(accountant, sampling).compose(_event(noise, sampling, steps))
-        return ledger.get_epsilon(delta) <= epsilon
+        return bool(ledger.get_epsilon(delta) <= epsilon)
 
     while not enough(high):
         high *= 2

@@ -1,7 +1,7 @@
 """A hook that writes down what a private run has spent so far.
 
-Reads from: errors, protocols, units, privacy.accounting, privacy.sampling. Used by: privacy.recipes, and
-by hand.
+Reads from: errors, protocols, units, privacy.accounting, privacy.sampling. Used by:
+privacy.recipes, and by hand.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A recipe made private: bound, noise and account from one set of numbers.
 
-Reads from: errors, units, data, gradients, recipe, privacy.accounting, privacy.ledger, privacy.noising,
-privacy.sampling. Used by: examples.
+Reads from: errors, units, data, gradients, recipe, privacy.accounting, privacy.ledger,
+privacy.noising, privacy.sampling. Used by: examples.
 """
 
 from __future__ import annotations
