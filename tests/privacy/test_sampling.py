@@ -130,7 +130,7 @@ def test_what_cannot_be_drawn_is_refused():
         data.PoissonBatches(SOURCE, ROWS + 1, seed=0)
     with pytest.raises(ConfigError, match="expected_batch_size is 0"):
         data.PoissonBatches(SOURCE, 0, seed=0)
-    with pytest.raises(DataError, match="the source is empty"):
+    with pytest.raises(DataError, match="is empty"):
         data.PoissonBatches(data.arrays({"row": np.zeros(0)}), 1, seed=0)
     with pytest.raises(BatchError, match="batch -1"):
         batches()[-1]
