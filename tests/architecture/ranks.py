@@ -19,7 +19,7 @@ RANKS = [
     ["placement", "evaluation", "security"],
     ["hooks", "loop"],
     ["recipe", "tpu"],
-    ["replay", "rehearsal", "reporting"],
+    ["replay", "rehearsal", "reporting", "privacy"],
     ["testing"],
     ["pytest_plugin", "cli"],
 ]
