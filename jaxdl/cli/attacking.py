@@ -1,7 +1,7 @@
 """``jaxdl attack``, ``robustness`` and ``certify``: a trained run attacked, corrupted, smoothed.
 
-Reads from: errors, protocols, checkpoints, data, metrics, hooks, objectives, placement, recipe,
-robustness, step, cli.tables, cli.training. Used by: cli.verbs.
+Reads from: errors, protocols, data, metrics, hooks, objectives, placement, recipe,
+robustness, step, cli.stores, cli.tables, cli.training. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxdl import checkpoints, data, metrics, objectives, robustness
+from jaxdl import data, metrics, objectives, robustness
+from jaxdl.cli.stores import Key, Trusted, store_to_read
 from jaxdl.cli.tables import score_table, table
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, closest
@@ -52,6 +53,10 @@ class _Options:
     """The checkpoint of which step; the newest when not given."""
     devices: Annotated[int | None, _Number] = None
     """How many devices to use; all when not given."""
+    key: Key = None
+    """Of sealed checkpoints, where a key lies: file:PATH, env:NAME or command:WORDS."""
+    trust: Trusted = ()
+    """Of sealed checkpoints, the public key of their signer; as often as needed."""
     as_json: _Json = False
     """Print JSON in place of the table."""
 
@@ -229,7 +234,7 @@ def _open(options: _Options) -> _Opened:
     example, config, run_options = reopened(options.run)
     recipe = with_options(example.build(config), run_options)
     placed = place(recipe, devices=choose_devices(options.devices))
-    store = checkpoints.Checkpoints(options.run / "checkpoints")
+    store = store_to_read(options.run, run_options, key=options.key, trust=options.trust)
     restored = store.restore(placed.state, step=options.step)
     there = recipe.evaluated()
     if options.split not in there:

@@ -1,13 +1,14 @@
 """What the page of a run needs of its model: the rows of a split, and explanations of the worst.
 
-Reads from: errors, checkpoints, data, placement, protocols, recipe, reporting, cli.explained,
-.explanations, .subjects, .training. Used by: cli.reporting.
+Reads from: errors, data, placement, protocols, recipe, reporting, cli.explained,
+.explanations, .stores, .subjects, .training. Used by: cli.reporting.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,10 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl import checkpoints, data, reporting
+from jaxdl import data, reporting
 from jaxdl.cli.explained import missed_rows, relative_error
 from jaxdl.cli.explanations import explainer
+from jaxdl.cli.stores import store_to_read
 from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, JaxdlError, ObjectiveError
@@ -62,7 +64,13 @@ class Reopened(NamedTuple):
     rate: int
 
 
-def reopen(folder: Path, devices: int | None = None) -> Reopened:
+def reopen(
+    folder: Path,
+    devices: int | None = None,
+    *,
+    key: str | None = None,
+    trust: Sequence[Path] = (),
+) -> Reopened:
     """Rebuilds a run's recipe and restores its newest checkpoint.
 
     The words of tokens are those of the function ``token_names(config)`` of the run's file.
@@ -70,6 +78,8 @@ def reopen(folder: Path, devices: int | None = None) -> Reopened:
     Args:
         folder: of the run.
         devices: how many to use; all when ``None``.
+        key: where a key lies that opens sealed checkpoints; the run's own when ``None``.
+        trust: files of the public keys whose signatures on them count.
 
     Raises:
         JaxdlError: the folder, the data or the checkpoint is not as it was.
@@ -77,7 +87,7 @@ def reopen(folder: Path, devices: int | None = None) -> Reopened:
     example, config, run_options = reopened(folder)
     recipe = with_options(example.build(config), run_options)
     placed = place(recipe, devices=choose_devices(devices))
-    state = checkpoints.Checkpoints(folder / "checkpoints").restore(placed.state).state
+    state = store_to_read(folder, run_options, key=key, trust=trust).restore(placed.state).state
     module = sys.modules.get(example.config.__module__)
     named: Any = getattr(module, "token_names", None)
     words = (named(config) if named is not None else None) or ()

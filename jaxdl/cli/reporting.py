@@ -1,6 +1,6 @@
 """``jaxdl report RUN``: the page of a run; ``jaxdl report RUN_A RUN_B``: of two, compared.
 
-Reads from: errors, reporting, cli.reported. Used by: cli.verbs.
+Reads from: errors, reporting, cli.reported, .stores. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tyro
 import jaxdl
 from jaxdl import reporting
 from jaxdl.cli.reported import Explainer, reopen, rows_of, split_of
+from jaxdl.cli.stores import Key, Trusted
 from jaxdl.errors import ConfigError, DataError, JaxdlError
 
 __all__ = ["ReportOptions", "run"]
@@ -38,6 +39,10 @@ class ReportOptions:
     """Run the model over the split; without, the page has what the folder holds."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many devices to use; all when not given."""
+    key: Key = None
+    """Of sealed checkpoints, where a key lies: file:PATH, env:NAME or command:WORDS."""
+    trust: Trusted = ()
+    """Of sealed checkpoints, the public key of their signer; as often as needed."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -87,7 +92,7 @@ def _predicted(
     if not options.predictions:
         return "Not looked at: the report was made with --no-predictions.", None
     try:
-        there = reopen(folder, options.devices)
+        there = reopen(folder, options.devices, key=options.key, trust=options.trust)
         chosen = split_of(there.recipe, split)
         rows = rows_of(there, chosen)
         return rows, Explainer(there, rows)

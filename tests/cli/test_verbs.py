@@ -34,8 +34,8 @@ def test_version(jaxdl_command):
 def test_a_wrong_verb(jaxdl_command):
     code, out, err = jaxdl_command("trian", "examples/digits.py")
     assert (code, out) == (2, "")
-    verbs = "train resume checkpoint plan prove rehearse replay evaluate explain attack robustness "
-    verbs += "certify judge data doctor"
+    verbs = "train resume checkpoint plan prove rehearse replay evaluate report explain attack "
+    verbs += "robustness certify judge data doctor"
     assert err.splitlines() == [
         "error: there is no verb 'trian'",
         f"  expected: one of {', '.join(verbs.split())}",
