@@ -128,8 +128,12 @@ def intervals(rows: Rows, *, seed: int, level: float, resamples: int) -> dict[st
         classes = rows.chances.shape[1]
 
         def macro_f1(said: npt.NDArray[Any], label: npt.NDArray[Any]) -> float:
-            table = evaluation.class_table(evaluation.confusion(label, said, classes))
-            return float(np.mean([row.f1 for row in table if row.support or row.predicted]))
+            counts = [
+                np.bincount(numbers, minlength=classes)
+                for numbers in (label[said == label], label, said)
+            ]
+            occur = counts[1] + counts[2]
+            return float(np.mean(2 * counts[0][occur > 0] / occur[occur > 0]))
 
         found["f1"] = evaluation.bootstrap(
             macro_f1, rows.said, rows.label, method="percentile", **options

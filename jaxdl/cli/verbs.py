@@ -25,7 +25,7 @@ usage: jaxdl VERB ...
 
   train FILE         train the recipe that a file defines
   resume RUN         go on with a run that was cut, as if it had not been
-  evaluate RUN       measure a trained run again, from its folder
+  evaluate RUN ...   measure a trained run again, or compare runs on the same examples
   judge ...          make a blind page for human judges, and read what they say
   checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time

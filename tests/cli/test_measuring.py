@@ -77,6 +77,8 @@ def test_slices_and_intervals_are_of_the_saved_rows(saved):
     expected = evaluation.bootstrap(np.mean, loss, seed=0, method="percentile")
     assert found["intervals"]["loss"] == pytest.approx(expected._asdict(), rel=1e-9)
     assert set(found["intervals"]) == {"accuracy", "loss", "f1"}
+    f1 = sk.f1_score(label, rows["test/outputs"].argmax(1), average="macro")
+    assert found["intervals"]["f1"]["value"] == pytest.approx(f1)
     accuracy = found["intervals"]["accuracy"]
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
 
