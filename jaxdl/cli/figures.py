@@ -43,7 +43,8 @@ def details(run: Restored, split: str, rows: Rows) -> dict[str, Any]:
         )
     classes = rows.chances.shape[1]
     counts = evaluation.confusion(rows.label, rows.said, classes)
-    table = evaluation.class_table(counts, class_names(run.recipe, split, LABEL, classes))
+    names = class_names(run.recipe, split, LABEL)
+    table = evaluation.class_table(counts, names if len(names) == classes else None)
     bins = evaluation.reliability(*evaluation.top_label(rows.chances, rows.label))
     return {
         "classes": [row._asdict() for row in table],
@@ -91,9 +92,7 @@ def slices(
         name: evaluation.by_slice(weighted_mean, values, rows.weight, **options)
         for name, values in rows.figures.items()
     }
-    names = {}
-    if not edges and by.dtype.kind in "iu" and by.size:
-        names = dict(enumerate(class_names(run.recipe, split, field, int(by.max()) + 1)))
+    names = {} if edges else dict(enumerate(class_names(run.recipe, split, field)))
     return [
         {
             "slice": names.get(parts[0].slice, parts[0].slice),

@@ -177,18 +177,16 @@ def rows_of(
     return Rows(found, chosen, weight[count], loss, chances, label, said)
 
 
-def class_names(recipe: Recipe, split: str, field: str, count: int) -> list[str]:
-    """The names of classes where the data knows them, else their numbers.
+def class_names(recipe: Recipe, split: str, field: str) -> list[str]:
+    """The names of the classes of a field; none where the data does not know them.
 
     Args:
         recipe: of the run.
         split: whose source is asked.
         field: of class numbers.
-        count: how many classes.
     """
     known: Any = getattr(recipe.evaluated()[split].source, "class_names", {})
-    names = [str(name) for name in known.get(field, ())]
-    return names if len(names) == count else [str(k) for k in range(count)]
+    return [str(name) for name in known.get(field, ())]
 
 
 def _weights(found: Predictions) -> npt.NDArray[np.float64]:

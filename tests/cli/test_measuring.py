@@ -15,7 +15,9 @@ from sklearn import metrics as sk
 
 import jaxdl
 from jaxdl import data, evaluation, losses, models
+from jaxdl.cli import figures
 from jaxdl.cli.rows import Restored, is_classifier, rows_of
+from jaxdl.errors import ConfigError
 from jaxdl.recipe import Recipe, place
 
 
@@ -73,7 +75,7 @@ def test_slices_and_intervals_are_of_the_saved_rows(saved):
     assert found["accuracy"] == right.mean()
     assert found["loss"] == pytest.approx(loss.mean(), rel=1e-6)
     parts = found["slices"]["label"]
-    assert [part["slice"] for part in parts] == ["0", "1"]
+    assert [part["slice"] for part in parts] == [0, 1]
     for k, part in enumerate(parts):
         mine = label == k
         assert part["rows"] == mine.sum()
@@ -286,3 +288,18 @@ def test_a_model_that_does_not_read_the_label_is_no_classifier(tmp_path):
     rows = rows_of(run._replace(recipe=recipe, placed=place(recipe)), "test")
     assert rows.right is None
     assert list(rows.figures) == ["loss"]
+
+
+def test_classes_are_called_by_their_names_where_the_data_knows_them(tmp_path):
+    run, columns = restored((losses.softmax_cross_entropy,), 2, tmp_path)
+    source = data.arrays(columns, class_names={"label": ["minus", "plus"]})
+    recipe = dataclasses.replace(run.recipe, test=data.Batches(source, 5))
+    rows = rows_of(run._replace(recipe=recipe), "test")
+    named = run._replace(recipe=recipe)
+    table = figures.details(named, "test", rows)["classes"]
+    assert [row["name"] for row in table] == ["minus", "plus"]
+    parts = figures.slices(named, "test", rows, "label")
+    assert [part["slice"] for part in parts] == ["minus", "plus"]
+    many = rows._replace(fields={"n": np.arange(300)})
+    with pytest.raises(ConfigError, match="has 300 different values"):
+        figures.slices(named, "test", many, "n")
