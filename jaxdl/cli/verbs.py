@@ -25,7 +25,7 @@ usage: jaxdl VERB ...
 
   train FILE         train the recipe that a file defines
   resume RUN         go on with a run that was cut, as if it had not been
-  evaluate RUN       measure a trained run again, from its folder
+  evaluate RUN ...   measure a trained run again, or compare runs on the same examples
   report RUN         write the page of a run, one HTML file; of two runs, their comparison
   explain RUN        why it gave its scores: heat maps, tokens, nearest training examples
   attack RUN         measure a trained run under PGD

@@ -2,7 +2,7 @@
 
 ``metrics.expected_calibration_error`` is the same error summed over batches on the device.
 
-Reads from: errors, metrics, evaluation.rows. Used by: by hand.
+Reads from: errors, metrics, evaluation.rows. Used by: cli, and by hand.
 """
 
 from __future__ import annotations

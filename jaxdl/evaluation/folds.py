@@ -1,6 +1,6 @@
 """Cross-validation for small data: which rows to train on and which to hold out.
 
-Reads from: errors, data, evaluation.rows. Used by: by hand.
+Reads from: errors, data, evaluation.rows. Used by: recipe, and by hand.
 """
 
 from __future__ import annotations

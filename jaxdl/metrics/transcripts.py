@@ -2,7 +2,7 @@
 
 ``word_error_rate`` and ``token_error_rate`` are the same rates of tokens, on the device.
 
-Reads from: errors. Used by: metrics.translation, and recipes, by choice.
+Reads from: errors. Used by: metrics.edits, metrics.translation, and recipes, by choice.
 """
 
 from __future__ import annotations
