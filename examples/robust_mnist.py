@@ -49,14 +49,14 @@ class Config:
     sigma: float = 0.25
     """Standard deviation of the noise."""
     epochs: int | None = None
-    """How often each training image is seen; 10, or 60 for digits."""
+    """How often each training image is seen; 8, or 60 for digits."""
     batch_size: int = 100
     """Images in a batch."""
     seed: int = 0
     """Of the parameters, the order of the images, and where attacks start."""
     optimizer: optimizers.OptimizerConfig = field(
         default_factory=lambda: optimizers.OptimizerConfig(
-            learning_rate=1e-3, schedule="cosine", warmup_steps=300
+            learning_rate=1.5e-3, schedule="cosine", warmup_steps=300
         )
     )
 
@@ -118,7 +118,7 @@ def recipe(config: Config) -> jaxdl.Recipe:
 
     training = batches("train", seed=config.seed)
     part = data.arrays(sources["train"].gather(np.arange(min(HELD_OUT, len(sources["train"])))))
-    epochs = config.epochs or (60 if config.data is None else 10)
+    epochs = config.epochs or (60 if config.data is None else 8)
     steps = epochs * training.batches_per_epoch
     warmup = min(config.optimizer.warmup_steps, steps // 10)
     return jaxdl.Recipe(
