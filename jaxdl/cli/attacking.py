@@ -27,6 +27,7 @@ from jaxdl.errors import ConfigError, closest
 from jaxdl.hooks.logs import jsonable
 from jaxdl.models.layers import to_float
 from jaxdl.objectives.drawing import example_streams
+from jaxdl.objectives.fields import field as field_of
 from jaxdl.protocols import MASK, Batch, Objective
 from jaxdl.recipe import Recipe, place
 
@@ -210,6 +211,8 @@ def certify(argv: Sequence[str]) -> int:
         batch = {**batch, options.field: x}
         return opened.objective.loss(*variables, batch, opened.state.key, train=False)[1].outputs
 
+    right = field_of(fields, "label")
+
     found = robustness.certify(
         predict,
         images,
@@ -219,7 +222,6 @@ def certify(argv: Sequence[str]) -> int:
         selection=options.selection,
         alpha=options.alpha,
     )
-    right = fields["label"]
     accuracies = {r: robustness.certified_accuracy(found, right, r) for r in options.radii}
     abstained = float(np.mean(found.labels == robustness.ABSTAIN))
     if options.as_json:

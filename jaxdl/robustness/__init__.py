@@ -1,6 +1,15 @@
 """Models under attack, noise and corruption: how to perturb inputs, and what is certain of them."""
 
 from jaxdl.robustness.attacks import Attack, Perturbation, fgsm, pgd
+from jaxdl.robustness.bounds import (
+    ABSTAIN,
+    Certificates,
+    certificates,
+    certified_accuracy,
+    certified_radius,
+    lower_bound,
+    smoothed_labels,
+)
 from jaxdl.robustness.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
@@ -8,18 +17,7 @@ from jaxdl.robustness.corruptions import (
     corrupt,
     corrupt_image,
 )
-from jaxdl.robustness.smoothing import (
-    ABSTAIN,
-    Certificates,
-    GaussianNoise,
-    certificates,
-    certified_accuracy,
-    certified_radius,
-    certify,
-    lower_bound,
-    noisy_labels,
-    smoothed_labels,
-)
+from jaxdl.robustness.smoothing import GaussianNoise, certify, noisy_labels
 from jaxdl.robustness.text import RATES, drop_tokens, drop_words, typo_tokens, typos
 
 __all__ = [

@@ -85,6 +85,7 @@ class Attack:
         unroll: write all steps and restarts into the program in place of loops. It compiles for
             longer; on a CPU, where convolutions in a loop are slow, a small CNN's attack ran 4
             times as fast.
+        valid_start: bring a random start into the valid range before the first gradient.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -107,6 +108,7 @@ class Attack:
     high: Bound = 1.0
     targeted: bool = False
     unroll: bool = False
+    valid_start: bool = True
 
     def __post_init__(self) -> None:
         """Settings that cannot be meant are told before anything is computed."""
@@ -202,11 +204,13 @@ class Attack:
             return jnp.sum(loss(x))
 
         def step(delta: jax.Array, _: Any) -> tuple[jax.Array, None]:
-            gradient = jax.grad(total)(placed(delta)).astype(dtype)
+            seen = placed(delta) if self.valid_start else (images + delta).astype(images.dtype)
+            gradient = jax.grad(total)(seen).astype(dtype)
             return kept(delta + size * direction(gradient, self.norm)), None
 
         if self.random_start:
-            delta = kept(drawn(keys, images.shape[1:], radius, self.norm))
+            delta = drawn(keys, images.shape[1:], radius, self.norm)
+            delta = kept(delta) if self.valid_start else delta
         else:
             delta = jnp.zeros_like(images, dtype)
         if self.steps == 1:
@@ -229,8 +233,9 @@ def fgsm(
     """One step to the edge of the ball: the fast gradient sign method.
 
     With a random start it is that of Wong et al. 2020, "Fast is better than free", arXiv
-    2001.03994, whose step is 1.25 times the radius. Training on it may fail at once ("catastrophic
-    overfitting"): watch the accuracy under ``pgd`` while it runs.
+    2001.03994: the step is 1.25 times the radius, and the start may lie outside of the valid range,
+    so that pixels at its ends do not all move as far as they can. Training on it may fail at once
+    ("catastrophic overfitting"): watch the accuracy under ``pgd`` while it runs.
 
     Args:
         radius: as in ``Attack``.
@@ -252,7 +257,8 @@ def fgsm(
     """
     if step_size is None:
         step_size = radius * (_MOST_OF_FGSM if random_start else 1.0)
-    return Attack(radius, norm, 1, step_size, random_start, 1, low, high, targeted)
+    options = (random_start, 1, low, high, targeted)
+    return Attack(radius, norm, 1, step_size, *options, valid_start=not random_start)
 
 
 def pgd(

@@ -155,6 +155,18 @@ def test_starts_belong_to_the_key_of_the_row(images, weights):
     assert not np.array_equal(other, found)
 
 
+def test_the_start_of_one_step_may_lie_outside_of_the_range():
+    """So that a black pixel does not always end black or at the edge of the ball."""
+    x = jnp.zeros((300, 1))
+    keys = jax.random.split(jax.random.key(0), 300)
+    found = np.ravel(fgsm(0.3, random_start=True)(lambda x: jnp.sum(x), x, keys))
+    inside = (found > 0.001) & (found < 0.299)
+    assert np.mean(inside) == pytest.approx(0.375, abs=0.08)
+    assert found.min() >= 0
+    valid = pgd(0.3, steps=1, step_size=0.375)(lambda x: jnp.sum(x), x, keys)
+    np.testing.assert_allclose(valid, 0.3, atol=1e-6)
+
+
 def test_of_restarts_the_worst_is_kept_row_by_row():
     """From the left of the hill one end of the ball is reached, from the right the other."""
     x = jnp.zeros((40, 1))
