@@ -140,10 +140,10 @@ def patches(x: jax.Array, side: int, stride: int) -> jax.Array:
 def mnist(folder: Path) -> tuple[data.Source, data.Source, data.Source]:
     """Images ``[28, 28, 1]`` of bytes with labels; the last 5,000 of training validate."""
     images, labels = read(folder, "train")
-    test = dict(zip(("image", "label"), read(folder, "t10k"), strict=True))
-    train = {"image": images[:-VALIDATED], "label": labels[:-VALIDATED]}
-    validation = {"image": images[-VALIDATED:], "label": labels[-VALIDATED:]}
-    return data.arrays(train), data.arrays(validation), data.arrays(test)
+    train = data.arrays({"image": images[:-VALIDATED], "label": labels[:-VALIDATED]})
+    validation = data.arrays({"image": images[-VALIDATED:], "label": labels[-VALIDATED:]})
+    images, labels = read(folder, "t10k")
+    return train, validation, data.arrays({"image": images, "label": labels})
 
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
