@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import ObjectiveError
-from jaxdl.gradients.private_rows import count_rows, cut, of_no_row, real_rows
+from jaxdl.gradients.private_rows import cut, of_no_row, real_rows
 from jaxdl.protocols import (
     Aux,
     Batch,
@@ -71,8 +71,9 @@ def private(
         clip_norm: :math:`C`, the largest Euclidean norm over all trained parameters together.
         expected_batch_size: examples in a global batch on average, :math:`q n` of Poisson sampling.
         microbatches: parts that the rows of a batch are worked through in, one after another. A
-            device holds the gradients of its rows of one part at a time, and one sum. The rows on
-            each device must be a multiple of it.
+            device holds the gradients of its rows of one part at a time, and one sum. Rows that do
+            not divide are filled up with padding. Over a mesh choose parts whose rows divide over
+            the devices. On a CPU many parts of few rows are the fastest.
         per_layer: clip each array of the parameters by itself to :math:`C / \sqrt{L}`, of
             :math:`L` arrays that are trained, so that together they stay within :math:`C`.
         loss_scale: what a loss is multiplied by before it is differentiated, for float16; its
@@ -86,7 +87,7 @@ def private(
         ObjectiveError: a number is out of range; or, when the estimator is given it, the objective
             mixes rows; or, while tracing, the state of the model after a batch depends on the
             batch, as batch statistics do.
-        BatchError: while tracing, when the rows do not divide, or fields differ in rows.
+        BatchError: while tracing, when there is no row, or fields differ in rows.
 
     Examples:
         >>> loss = lambda p, s, b, k, train: (jnp.sum(p * b["x"]), Aux(1.0, s, {}))
@@ -146,7 +147,7 @@ class _Private:
             *,
             divisor: Callable[[Any], Any] | None = None,
         ) -> tuple[Params, Aux]:
-            pieces = cut((batch, real_rows(batch)), count_rows(batch), self.microbatches)
+            pieces = cut(batch, real_rows(batch), self.microbatches)
             part = partial(self._part, objective, params, model_state, key)
 
             def body(total: _Part, piece: Any) -> tuple[_Part, ModelState]:

@@ -75,7 +75,8 @@ def rows():
     return one_by_one()
 
 
-@pytest.mark.parametrize("microbatches", [1, 2, 8])
+# 3 and 5 do not divide the rows, and of 20 there are too few.
+@pytest.mark.parametrize("microbatches", [1, 2, 3, 5, 8, 20])
 def test_the_sum_is_that_of_a_naive_loop(rows, microbatches):
     grads, aux = run(microbatches=microbatches)
     assert_close(grads, total([shortened(row, CLIP) for row in rows]))
@@ -287,9 +288,8 @@ def test_numbers_out_of_range_are_refused(options, message):
 
 
 def test_batches_that_do_not_fit_are_refused():
-    with pytest.raises(BatchError, match="8 rows on each device do not divide into 3") as caught:
-        run(microbatches=3)
-    assert "a multiple of 3" in caught.value.expected
+    with pytest.raises(BatchError, match="no row"):
+        run({name: field[:0] for name, field in BATCH.items()})
     with pytest.raises(BatchError, match="'shared': \\[3\\]"):
         run({**BATCH, "shared": np.zeros(3, np.float32)})
     with pytest.raises(BatchError, match="the fields of the batch have the shapes"):
