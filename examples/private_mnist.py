@@ -6,7 +6,7 @@ The network is a small one of two convolutions and tanh (Papernot et al. 2020, a
 whose convolutions are written as products of patches: the gradient of one image then costs a third.
 
 ``--data FOLDER`` reads the four original files of MNIST (``train-images-idx3-ubyte.gz`` and so on);
-without it the images are scikit-learn's digits, far too few to learn much at that epsilon::
+without it the images are scikit-learn's digits, far fewer::
 
     jaxdl train examples/private_mnist.py --data FOLDER --run-dir runs/private
 

@@ -289,7 +289,9 @@ def test_numbers_out_of_range_are_refused(options, message):
 
 def test_batches_that_do_not_fit_are_refused():
     with pytest.raises(BatchError, match="no row"):
-        run({name: field[:0] for name, field in BATCH.items()})
+        nobody = {name: field[:0] for name, field in BATCH.items()}
+        params, state = OBJECTIVE.init(KEY, BATCH)
+        gradients.private(1.0, expected_batch_size=4)(OBJECTIVE)(params, state, nobody, KEY)
     with pytest.raises(BatchError, match="'shared': \\[3\\]"):
         run({**BATCH, "shared": np.zeros(3, np.float32)})
     with pytest.raises(BatchError, match="the fields of the batch have the shapes"):
