@@ -14,6 +14,7 @@ import pytest
 import jaxdl
 from jaxdl import data, gradients, losses, metrics, models, privacy
 from jaxdl.errors import CheckpointError, ConfigError
+from jaxdl.hooks import EarlyStop, LossSpike
 from jaxdl.protocols import Moment
 from jaxdl.recipe import train
 
@@ -130,6 +131,12 @@ def test_without_noise_epsilon_is_infinite():
         ({}, {"noise_multiplier": None}, "epsilon is None and noise_multiplier is None"),
         ({"gradient": gradients.mean()}, {}, "has a gradient estimator"),
         ({"nonfinite": "rollback"}, {}, "chooses batches by their loss"),
+        ({"spike": LossSpike()}, {}, "spike ends the run by the training loss"),
+        (
+            {"early_stop": EarlyStop("train/loss"), "validation": POISSON},
+            {},
+            "early_stop reads the training loss",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_private_are_refused(changes, given, message):
