@@ -14,7 +14,10 @@ The guarantee covers the parameters of one run. It does not cover the loss and t
 run logs, nor what other runs were tried to find these settings, and it holds against whoever does
 not know ``--secret``: give a number of chance and keep it (docs/privacy.md).
 
-Measured: TODO s on 2 CPU cores.
+Measured, seed and secret 0: test accuracy 96.60 %, validation 97.10 %, at epsilon 3.00 (2.9998),
+1,080 steps in 247 s on 2 CPU cores that did far more other work (109 s of their time). The settings
+were chosen by validation among two learning rates and two other networks, whose test figures were
+seen too. On the digits: test accuracy 88.9 % at epsilon 3.00 in 19 s.
 """
 
 from __future__ import annotations
