@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import ObjectiveError
-from jaxdl.gradients.private_rows import cut, of_no_row, real_rows
+from jaxdl.gradients.private_rows import cut, of_no_row, real_rows, row_keys
 from jaxdl.protocols import (
     Aux,
     Batch,
@@ -58,8 +58,8 @@ def private(
     share of rows that were clipped. These, the loss and the metrics are measured on the data
     without noise: the guarantee does not cover them.
 
-    A row is differentiated with the key that it has as ``batch["example_key"]``. What an objective
-    draws from the key of the step itself is the same for all rows.
+    A row is differentiated with a key of its own, which follows from ``batch["example_key"]``, so
+    that it draws the same wherever it lies; without that field, from the row's number.
 
     Gradients are clipped and added in float32, and come back so: rounding them to half precision
     before the noise is added would move them by more than an example may. ``privacy.noise`` gives
@@ -147,8 +147,9 @@ class _Private:
             *,
             divisor: Callable[[Any], Any] | None = None,
         ) -> tuple[Params, Aux]:
-            pieces = cut(batch, real_rows(batch), self.microbatches)
-            part = partial(self._part, objective, params, model_state, key)
+            rows = (batch, row_keys(batch, key))
+            pieces = cut(rows, real_rows(batch), self.microbatches)
+            part = partial(self._part, objective, params, model_state)
 
             def body(total: _Part, piece: Any) -> tuple[_Part, ModelState]:
                 added, state = part(*piece)
@@ -172,14 +173,13 @@ class _Private:
         objective: Objective,
         params: Params,
         model_state: ModelState,
-        key: Any,
-        rows: Batch,
+        rows: tuple[Batch, Any],
         real: jax.Array,
     ) -> tuple[_Part, ModelState]:
         """The sums of some rows, differentiated side by side."""
 
-        def example(row: Batch) -> tuple[Any, ...]:
-            batch = jax.tree.map(lambda x: x[None], row)
+        def example(row: tuple[Batch, Any]) -> tuple[Any, ...]:
+            batch, key = jax.tree.map(lambda x: x[None], row[0]), row[1]
 
             def loss_of(params: Params) -> tuple[Any, Aux]:
                 return objective.loss(params, model_state, batch, key, train=True)

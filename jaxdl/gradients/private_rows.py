@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import BatchError, ObjectiveError
-from jaxdl.protocols import MASK, Batch, ModelState
+from jaxdl.protocols import EXAMPLE_KEY, MASK, Batch, ModelState
 from jaxdl.tree_paths import leaf_paths
 
-__all__ = ["count_rows", "cut", "of_no_row", "real_rows"]
+__all__ = ["count_rows", "cut", "of_no_row", "real_rows", "row_keys"]
+
+_STREAM = 0x70726976
+"""What tells a row's key here from the one that the objective finds in the batch."""
 
 
 def count_rows(batch: Batch) -> int:
@@ -63,6 +66,24 @@ def real_rows(batch: Batch) -> jax.Array:
         return jnp.ones(rows, bool)
     counted = jnp.asarray(mask) != 0
     return jnp.any(counted, axis=tuple(range(1, counted.ndim)))
+
+
+def row_keys(batch: Batch, key: Any) -> Any:
+    """A key for each row, that of its place in the global batch where the step gave it one.
+
+    Args:
+        batch: with or without ``example_key``.
+        key: the step's key; ``None`` gives none.
+
+    Returns:
+        Keys ``[B]``, or ``None``.
+    """
+    keys = batch.get(EXAMPLE_KEY) if isinstance(batch, Mapping) else None
+    if keys is not None:
+        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _STREAM)
+    if key is None:
+        return None
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count_rows(batch)))
 
 
 def cut(batch: Batch, real: jax.Array, parts: int) -> tuple[Batch, jax.Array]:

@@ -266,6 +266,51 @@ def test_a_counter_that_no_row_has_a_part_in_goes_on():
     assert int(run(objective=objective, microbatches=4)[1].model_state["calls"]) == 1
 
 
+def drawing(shape):
+    """An objective that draws for itself: from the key, by rows."""
+
+    def loss(p, s, b, k, train):
+        drawn = jax.random.normal(k, (len(b["image"]), *shape))
+        return jnp.sum(drawn @ p), Aux(np.float32(1), s, {})
+
+    return Objective(lambda key, b: (jnp.ones(4), {}), loss)
+
+
+def test_every_row_draws_by_itself_and_the_same_in_any_part():
+    params, batch = jnp.ones(4), {"image": jnp.asarray(BATCH["image"])}
+    for given in (batch, with_example_keys(KEY, batch, None)):
+
+        def gradient(rows, given=given, **options):
+            estimator = gradients.private(1e6, expected_batch_size=4, **options)
+            part = jax.tree.map(lambda x: x[:rows], given)
+            return estimator(drawing((4,)))(params, {}, part, KEY)[0]
+
+        assert_close(gradient(ROWS, microbatches=4), gradient(ROWS))
+        two, one = gradient(2), gradient(1)
+        assert norm(two - 2 * one) > 0.1
+        assert not np.allclose(gradient(ROWS) / ROWS, one)
+
+
+def test_nnx_dropout_is_each_rows_own():
+    from flax import nnx
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+            self.out = nnx.Linear(4, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.dropout(x))
+
+    same = {"image": np.ones((ROWS, 4), np.float32), "label": np.zeros(ROWS, np.int32)}
+    objective = jaxdl.from_nnx(Model(nnx.Rngs(0)), losses.softmax_cross_entropy)
+    grads, _ = run(same, objective, clip_norm=1e6)
+    shares = np.asarray(grads["out"]["kernel"]).any(axis=1)
+    assert shares.all()
+    sizes = np.unique(np.round(np.abs(np.asarray(grads["out"]["kernel"])[:, 0]), 5))
+    assert len(sizes) > 1
+
+
 def test_objectives_that_mix_rows_are_refused_whatever_the_parts():
     mixed = OBJECTIVE._replace(mixes_rows=True)
     with pytest.raises(ObjectiveError, match="compares each row with all others"):
