@@ -6,7 +6,7 @@ The network is a small one of two convolutions and tanh (Papernot et al. 2020, a
 whose convolutions are written as products of patches: the gradient of one image then costs a third.
 
 ``--data FOLDER`` reads the four original files of MNIST (``train-images-idx3-ubyte.gz`` and so on);
-without it the images are scikit-learn's digits, far too few to learn much at that epsilon::
+without it the images are scikit-learn's digits, far fewer::
 
     jaxdl train examples/private_mnist.py --data FOLDER --run-dir runs/private
 
@@ -14,7 +14,10 @@ The guarantee covers the parameters of one run. It does not cover the loss and t
 run logs, nor what other runs were tried to find these settings, and it holds against whoever does
 not know ``--secret``: give a number of chance and keep it (docs/privacy.md).
 
-Measured: TODO s on 2 CPU cores.
+Measured, seed and secret 0: test accuracy 96.60 %, validation 97.10 %, at epsilon 3.00 (2.9998),
+1,080 steps in 247 s on 2 CPU cores that did far more other work (109 s of their time). The settings
+were chosen by validation among two learning rates and two other networks, whose test figures were
+seen too. On the digits: test accuracy 88.9 % at epsilon 3.00 in 19 s.
 """
 
 from __future__ import annotations
@@ -140,10 +143,10 @@ def patches(x: jax.Array, side: int, stride: int) -> jax.Array:
 def mnist(folder: Path) -> tuple[data.Source, data.Source, data.Source]:
     """Images ``[28, 28, 1]`` of bytes with labels; the last 5,000 of training validate."""
     images, labels = read(folder, "train")
-    test = dict(zip(("image", "label"), read(folder, "t10k"), strict=True))
-    train = {"image": images[:-VALIDATED], "label": labels[:-VALIDATED]}
-    validation = {"image": images[-VALIDATED:], "label": labels[-VALIDATED:]}
-    return data.arrays(train), data.arrays(validation), data.arrays(test)
+    train = data.arrays({"image": images[:-VALIDATED], "label": labels[:-VALIDATED]})
+    validation = data.arrays({"image": images[-VALIDATED:], "label": labels[-VALIDATED:]})
+    images, labels = read(folder, "t10k")
+    return train, validation, data.arrays({"image": images, "label": labels})
 
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import ObjectiveError
-from jaxdl.gradients.private_rows import count_rows, cut, of_no_row, real_rows
+from jaxdl.gradients.private_rows import cut, of_no_row, real_rows, row_keys
 from jaxdl.protocols import (
     Aux,
     Batch,
@@ -58,8 +58,8 @@ def private(
     share of rows that were clipped. These, the loss and the metrics are measured on the data
     without noise: the guarantee does not cover them.
 
-    A row is differentiated with the key that it has as ``batch["example_key"]``. What an objective
-    draws from the key of the step itself is the same for all rows.
+    A row is differentiated with a key of its own, which follows from ``batch["example_key"]``, so
+    that it draws the same wherever it lies; without that field, from the row's number.
 
     Gradients are clipped and added in float32, and come back so: rounding them to half precision
     before the noise is added would move them by more than an example may. ``privacy.noise`` gives
@@ -71,8 +71,9 @@ def private(
         clip_norm: :math:`C`, the largest Euclidean norm over all trained parameters together.
         expected_batch_size: examples in a global batch on average, :math:`q n` of Poisson sampling.
         microbatches: parts that the rows of a batch are worked through in, one after another. A
-            device holds the gradients of its rows of one part at a time, and one sum. The rows on
-            each device must be a multiple of it.
+            device holds the gradients of its rows of one part at a time, and one sum. Rows that do
+            not divide are filled up with padding. Over a mesh choose parts whose rows divide over
+            the devices. On a CPU many parts of few rows are the fastest.
         per_layer: clip each array of the parameters by itself to :math:`C / \sqrt{L}`, of
             :math:`L` arrays that are trained, so that together they stay within :math:`C`.
         loss_scale: what a loss is multiplied by before it is differentiated, for float16; its
@@ -86,7 +87,7 @@ def private(
         ObjectiveError: a number is out of range; or, when the estimator is given it, the objective
             mixes rows; or, while tracing, the state of the model after a batch depends on the
             batch, as batch statistics do.
-        BatchError: while tracing, when the rows do not divide, or fields differ in rows.
+        BatchError: while tracing, when there is no row, or fields differ in rows.
 
     Examples:
         >>> loss = lambda p, s, b, k, train: (jnp.sum(p * b["x"]), Aux(1.0, s, {}))
@@ -146,8 +147,9 @@ class _Private:
             *,
             divisor: Callable[[Any], Any] | None = None,
         ) -> tuple[Params, Aux]:
-            pieces = cut((batch, real_rows(batch)), count_rows(batch), self.microbatches)
-            part = partial(self._part, objective, params, model_state, key)
+            rows = (batch, row_keys(batch, key))
+            pieces = cut(rows, real_rows(batch), self.microbatches)
+            part = partial(self._part, objective, params, model_state)
 
             def body(total: _Part, piece: Any) -> tuple[_Part, ModelState]:
                 added, state = part(*piece)
@@ -171,14 +173,13 @@ class _Private:
         objective: Objective,
         params: Params,
         model_state: ModelState,
-        key: Any,
-        rows: Batch,
+        rows: tuple[Batch, Any],
         real: jax.Array,
     ) -> tuple[_Part, ModelState]:
         """The sums of some rows, differentiated side by side."""
 
-        def example(row: Batch) -> tuple[Any, ...]:
-            batch = jax.tree.map(lambda x: x[None], row)
+        def example(row: tuple[Batch, Any]) -> tuple[Any, ...]:
+            batch, key = jax.tree.map(lambda x: x[None], row[0]), row[1]
 
             def loss_of(params: Params) -> tuple[Any, Aux]:
                 return objective.loss(params, model_state, batch, key, train=True)

@@ -1,7 +1,7 @@
 """The rows of a batch one by one: how many, which are real, in which parts, and what must not know
 of them.
 
-Reads from: errors, layouts, protocols, tree_paths. Used by: gradients.private.
+Reads from: errors, protocols, tree_paths. Used by: gradients.private.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.errors import BatchError, ObjectiveError
-from jaxdl.layouts import nearest_sizes
-from jaxdl.protocols import MASK, Batch, ModelState, PyTree
+from jaxdl.protocols import EXAMPLE_KEY, MASK, Batch, ModelState
 from jaxdl.tree_paths import leaf_paths
 
-__all__ = ["count_rows", "cut", "of_no_row", "real_rows"]
+__all__ = ["count_rows", "cut", "of_no_row", "real_rows", "row_keys"]
+
+_STREAM = 0x70726976
+"""What tells a row's key here from the one that the objective finds in the batch."""
 
 
 def count_rows(batch: Batch) -> int:
@@ -62,34 +64,65 @@ def real_rows(batch: Batch) -> jax.Array:
     mask = batch.get(MASK) if isinstance(batch, Mapping) else None
     if mask is None:
         return jnp.ones(rows, bool)
-    return jnp.any((jnp.asarray(mask) != 0).reshape(rows, -1), axis=1)
+    counted = jnp.asarray(mask) != 0
+    return jnp.any(counted, axis=tuple(range(1, counted.ndim)))
 
 
-def cut(tree: PyTree, rows: int, parts: int) -> PyTree:
-    """The rows in equal parts, stacked: ``[B, ...]`` as ``[parts, B / parts, ...]``.
-
-    Part ``i`` takes rows ``i, i + n, i + 2n, ...``: rows that lie on one device stay there.
+def row_keys(batch: Batch, key: Any) -> Any:
+    """A key for each row, that of its place in the global batch where the step gave it one.
 
     Args:
-        tree: arrays of ``B`` rows.
-        rows: ``B``.
+        batch: with or without ``example_key``.
+        key: the step's key; ``None`` gives none.
+
+    Returns:
+        Keys ``[B]``, or ``None``.
+    """
+    keys = batch.get(EXAMPLE_KEY) if isinstance(batch, Mapping) else None
+    if keys is not None:
+        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _STREAM)
+    if key is None:
+        return None
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count_rows(batch)))
+
+
+def cut(batch: Batch, real: jax.Array, parts: int) -> tuple[Batch, jax.Array]:
+    """The rows in equal parts, stacked: ``[B, ...]`` as ``[parts, B / parts, ...]``.
+
+    Part ``i`` takes rows ``i, i + n, i + 2n, ...``: rows that lie on one device stay there. Rows
+    that do not divide are filled up with padding; of fewer rows than parts each is one.
+
+    Args:
+        batch: arrays of ``B`` rows.
+        real: which rows are no padding, ``[B]``.
         parts: ``n``.
 
+    Returns:
+        The batch and ``real``, cut.
+
     Raises:
-        BatchError: the rows do not divide, or there is none.
+        BatchError: there is no row.
+
+    Examples:
+        >>> cut({"x": jnp.arange(5)}, jnp.ones(5, bool), 2)[0]["x"].tolist()
+        [[0, 2, 4], [1, 3, 0]]
     """
-    if rows % parts or rows == 0:
+    rows = len(real)
+    if rows == 0:
         raise BatchError(
-            f"{rows} rows on each device do not divide into {parts} microbatches",
-            expected=f"a multiple of {parts}, such as {nearest_sizes(rows, parts)}",
-            do="change the batch size (data.PoissonBatches has multiple_of=) or the number of "
-            "microbatches",
+            "the batch has no row", expected="at least one", do="pad it with data.pad_batch"
         )
+    parts = min(parts, rows)
+    missing = -rows % parts
+    if missing:
+        order = jnp.concatenate([jnp.arange(rows), jnp.zeros(missing, int)])
+        batch = jax.tree.map(lambda x: x[order], batch)
+        real = jnp.pad(real, (0, missing))
 
     def split(field: Any) -> Any:
-        return jnp.swapaxes(field.reshape(rows // parts, parts, *field.shape[1:]), 0, 1)
+        return jnp.swapaxes(field.reshape(-1, parts, *field.shape[1:]), 0, 1)
 
-    return jax.tree.map(split, tree)
+    return jax.tree.map(split, (batch, real))
 
 
 @jax.custom_batching.custom_vmap

@@ -126,7 +126,7 @@ def one_run_bound(
 
     Examples:
         >>> round(one_run_bound(1000, 1000, 1000), 3)  # log(p / (1 - p)), p = 0.05 ** (1 / 1000)
-        5.81
+        5.809
         >>> one_run_bound(510, 1000, 1000)
         0.0
     """
@@ -142,7 +142,8 @@ def one_run_bound(
     high = 1.0
     while gap(high) <= 0:
         high *= 2
-    return float(optimize.brentq(gap, 0.0, high, xtol=1e-9))
+    root: Any = optimize.brentq(gap, 0.0, high, xtol=1e-9)
+    return float(root)
 
 
 def _chance(correct: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
@@ -192,7 +193,7 @@ def rates_bound(
 
     Examples:
         >>> round(rates_bound(500, 500, 0, 500), 3)
-        4.905
+        4.906
     """
     _check(0 <= hits <= present > 0 and 0 <= alarms <= absent > 0, delta, confidence)
     half = (1 - confidence) / 2

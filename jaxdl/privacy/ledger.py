@@ -59,7 +59,8 @@ class Ledger(Hook):
     ) -> None:
         self.every = every
         self._noise, self._delta = noise_multiplier, delta
-        self._sampling, self._accountant = sampling_of(sampling), accountant
+        self._sampling = sampling_of(sampling)
+        self._accountant: Accountant = accountant
         self._given = {
             "noise_multiplier": float(noise_multiplier),
             "clip_norm": float(clip_norm),

@@ -46,7 +46,7 @@ def make_private(
     from other runs on the same data, such as a learning rate.
 
     Args:
-        recipe: with neither a gradient estimator nor rolling back.
+        recipe: with no gradient estimator, and nothing that steers the run by its training loss.
         clip_norm: as in ``gradients.private``.
         delta: of the guarantee.
         key: of the noise, as in ``privacy.noise``.
@@ -117,6 +117,16 @@ def _check(recipe: Recipe, epsilon: Number | None, noise_multiplier: Number | No
             recipe.nonfinite == "rollback",
             "nonfinite is 'rollback', which chooses batches by their loss",
             "'propagate' or 'skip'",
+        ),
+        (
+            recipe.spike is not None,
+            "spike ends the run by the training loss, which is measured without noise",
+            "none",
+        ),
+        (
+            recipe.early_stop is not None and recipe.early_stop.metric.startswith("train/"),
+            "early_stop reads the training loss, which is measured without noise",
+            "a metric of the validation split",
         ),
     ):
         if wrong:

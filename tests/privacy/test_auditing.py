@@ -1,4 +1,4 @@
-"""The audit: its statistics against closed forms, and a run that is audited with and without noise."""
+"""The audit: statistics against closed forms, and a run audited with and without noise."""
 
 from __future__ import annotations
 

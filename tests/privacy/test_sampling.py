@@ -1,4 +1,4 @@
-"""Poisson batches: independent draws from (seed, k), padded to a room that they nearly always fit."""
+"""Poisson batches: independent draws from (seed, k), padded to a room they nearly always fit."""
 
 from __future__ import annotations
 
