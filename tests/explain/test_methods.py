@@ -218,6 +218,9 @@ def test_settings_that_make_no_sense(rows):
     ):
         with pytest.raises(ConfigError, match=words):
             call()
+    for key in (jax.random.PRNGKey(0), jax.random.split(jax.random.key(0), 2), 0):
+        with pytest.raises(ConfigError, match="the key is"):
+            explain.smoothgrad(fn, x, 0, key=key)
     with pytest.raises(BatchError, match=r"baselines of shape \[5\]"):
         explain.integrated_gradients(fn, x, 0, baselines=np.zeros(5))
 
