@@ -233,6 +233,11 @@ def numbered(text: str) -> tuple[list[str], npt.NDArray[np.int32]]:
     return letters, np.fromiter((codes[letter] for letter in text), np.int32, len(text))
 
 
+def token_names(config: Config) -> list[str]:
+    """The character of each token, which ``jaxdl report`` shows."""
+    return numbered(standard_library() if config.data is None else read(config.data))[0]
+
+
 @dataclass(frozen=True)
 class Windows:
     """A source of rows of ``length + 1`` tokens, one beginning every ``stride`` tokens."""

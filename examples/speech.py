@@ -126,6 +126,11 @@ def noisy(config: Config) -> bool:
     return config.size == "published" and config.data is None
 
 
+def token_names(config: Config) -> list[str] | None:
+    """The letter of each number of a label, which ``jaxdl report`` shows; 0 fills a label up."""
+    return None if noisy(config) else ["", *LETTERS]
+
+
 def spoken(config: Config) -> dict[str, data.Source]:
     """Recordings, or made sounds, as spectrograms."""
     splits = made(config.seed) if config.data is None else spoken_digits(config.data)

@@ -1,7 +1,7 @@
 """``jaxdl explain RUN``: why a trained run gave its scores, for a few examples of a split.
 
-Reads from: errors, protocols, data, checkpoints, explain, placement, recipe, step, cli.explained,
-cli.explanations, cli.subjects, cli.training. Used by: cli.verbs.
+Reads from: errors, protocols, data, explain, placement, recipe, step, cli.explained,
+cli.explanations, cli.stores, cli.subjects, cli.training. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from jaxdl import checkpoints, data, explain
+from jaxdl import data, explain
 from jaxdl.cli.explained import Arrays, described, missed_rows, show, written
 from jaxdl.cli.explanations import explainer, featurer, row_losses
+from jaxdl.cli.stores import Key, Trusted, store_to_read
 from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, HostError
@@ -79,6 +80,10 @@ class ExplainOptions:
     """Of --which random, and of smoothgrad."""
     devices: Annotated[int | None, _N] = None
     """How many devices to use; all when not given."""
+    key: Key = None
+    """Of sealed checkpoints, where a key lies: file:PATH, env:NAME or command:WORDS."""
+    trust: Trusted = ()
+    """Of sealed checkpoints, the public key of their signer; as often as needed."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -109,7 +114,7 @@ def run(argv: Sequence[str]) -> int:
         (featurer if _by_neighbours(options) else explainer)(recipe, subject, settings)
         for settings in _settings(options)
     ]
-    store = checkpoints.Checkpoints(options.run / "checkpoints")
+    store = store_to_read(options.run, run_options, key=options.key, trust=options.trust)
     state = store.restore(placed.state, step=options.step).state
     rows = _chosen(options, recipe, batches, subject, (placed, state))
     batch = _gathered(batches, rows)

@@ -44,7 +44,7 @@ def stratified_folds(
             only as even as whole groups allow.
 
     Returns:
-        The folds. The source's rows of one are ``source[fold.train]``.
+        The folds. The rows of one are ``data.arrays(source.gather(fold.train))``.
 
     Raises:
         BatchError: the arrays differ in length.

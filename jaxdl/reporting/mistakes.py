@@ -1,0 +1,317 @@
+"""The examples that a model got most wrong, as people can look at them.
+
+Reads from: errors, protocols, reporting.blocks, .classes, .drawing, .media, .wording. Used by:
+reporting.sections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from jaxdl.protocols import MASK
+from jaxdl.reporting.blocks import Block, Card, Cards, Figure, Picture, Piece, Section, Sound, Text
+from jaxdl.reporting.classes import Classified
+from jaxdl.reporting.drawing import scatter_chart
+from jaxdl.reporting.media import heat_levels, kind_of, map_picture, picture, sound
+from jaxdl.reporting.wording import number, percent, spoken
+
+__all__ = ["Explained", "Rows", "Worst", "choose", "worst"]
+
+_MOST_POINTS, _MOST_TOKENS, _MOST_VALUES = 600, 400, 16
+
+
+class Explained(NamedTuple):
+    """How much each part of an input weighed.
+
+    Attributes:
+        method: its name.
+        field: of the rows that was explained.
+        rows: by number of the row, an array of the shape of its field; of images also ``[H, W]``.
+        note: more words about it.
+    """
+
+    method: str
+    field: str
+    rows: Mapping[int, npt.NDArray[Any]]
+    note: str = ""
+
+
+class Rows(NamedTuple):
+    """The rows of a split.
+
+    Attributes:
+        split: its name.
+        outputs: of the model, ``None`` where they are not kept.
+        batch: fields ``[N, ...]``.
+        loss: of each row ``[N]``, or ``None``.
+        weight: of each row ``[N]``, or ``None``.
+        class_names: of the labels; empty where they are not known.
+        words: of tokens, by number; empty where they are not known.
+        rate: values a second of recordings.
+    """
+
+    split: str
+    outputs: Any
+    batch: Mapping[str, npt.NDArray[Any]]
+    loss: npt.NDArray[Any] | None = None
+    weight: npt.NDArray[Any] | None = None
+    class_names: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    rate: int = 16_000
+
+
+class Worst(NamedTuple):
+    """Which rows are shown.
+
+    Attributes:
+        rows: their numbers, the worst first.
+        words: how they were chosen.
+    """
+
+    rows: tuple[int, ...]
+    words: str
+
+
+def choose(rows: Rows, found: Classified | str, count: int) -> Worst:
+    """The rows to show: wrong ones of the greatest loss, or of any the greatest loss.
+
+    Args:
+        rows: of the split.
+        found: from ``classify``.
+        count: how many at most.
+    """
+    loss = _mean_loss(rows)
+    if not isinstance(found, str) and not found.places:
+        sure = found.probabilities.max(axis=1)
+        size = sure if loss is None else loss[found.rows]
+        wrong = ~found.right
+        by = "greatest loss" if loss is not None else "greatest confidence"
+        if wrong.any():
+            place = np.flatnonzero(wrong)
+            order = place[np.argsort(-size[place], kind="stable")][:count]
+            words = f"The {len(order)} wrong predictions of the {by}, of {len(place):,} wrong ones"
+        else:
+            order = np.argsort(sure, kind="stable")[:count]
+            words = f"No prediction is wrong. The {len(order)} of the least confidence"
+        return Worst(tuple(found.rows[order].tolist()), f"{words}, among {len(wrong):,}.")
+    if loss is None:
+        return Worst((), "The rows have no loss of their own, so that none is the worst.")
+    order = np.argsort(-loss, kind="stable")
+    order = order[np.isfinite(loss[order])][:count]
+    if not order.size:
+        return Worst((), "No row has a finite loss.")
+    return Worst(
+        tuple(order.tolist()),
+        f"The {len(order)} examples of the greatest loss, among {np.isfinite(loss).sum():,}.",
+    )
+
+
+def worst(
+    rows: Rows,
+    found: Classified | str,
+    chosen: Worst,
+    explained: Sequence[Explained] = (),
+    unexplained: str = "",
+) -> Section:
+    """The section.
+
+    Args:
+        rows: of the split.
+        found: from ``classify``.
+        chosen: from ``choose``.
+        explained: explanations of some of the rows.
+        unexplained: why there are none.
+    """
+    title = "Worst mistakes" if not isinstance(found, str) else "Worst examples"
+    blocks: list[Block] = [Text(chosen.words)]
+    agreement = _agreement(rows)
+    if agreement is not None:
+        blocks.append(agreement)
+    if chosen.rows:
+        shown = [
+            each.method + (f", {each.note}" if each.note else "")
+            for each in explained
+            if set(each.rows) & set(chosen.rows)
+        ]
+        if shown:
+            words = (
+                f"What weighed most is light in pictures and coloured in texts: {', '.join(shown)}."
+            )
+            blocks.append(Text(words))
+        if unexplained:
+            blocks.append(Text(unexplained, quiet=True))
+        place = {}
+        if not isinstance(found, str) and not found.places:
+            place = {int(row): n for n, row in enumerate(found.rows)}
+        cards = [
+            _card(rows, found, row, place.get(row), (rank, explained))
+            for rank, row in enumerate(chosen.rows, 1)
+        ]
+        blocks.append(Cards(cards))
+    return Section("mistakes", title, blocks)
+
+
+def _mean_loss(rows: Rows) -> npt.NDArray[np.float64] | None:
+    """Of each row; that of rows that do not count is not finite."""
+    if rows.loss is None:
+        return None
+    weight = np.ones(len(rows.loss)) if rows.weight is None else np.asarray(rows.weight, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(weight > 0, np.asarray(rows.loss, np.float64) / weight, np.nan)
+
+
+def _card(
+    rows: Rows,
+    found: Classified | str,
+    row: int,
+    place: int | None,
+    context: tuple[int, Sequence[Explained]],
+) -> Card:
+    rank, explained = context
+    pictures: list[Picture] = []
+    sounds: list[Sound] = []
+    texts: list[tuple[str, Sequence[Piece]]] = []
+    facts: list[tuple[str, str]] = []
+    if place is not None and not isinstance(found, str):
+        facts += _judged(found, place)
+    hidden = {MASK} if place is None else {MASK, "label"}
+    loss = _mean_loss(rows)
+    if loss is not None:
+        facts.append(("loss", number(float(loss[row]))))
+    for name, column in rows.batch.items():
+        value = _real(rows, name, row)
+        kind = kind_of(name, column.shape[1:], column.dtype)
+        what = f"{spoken(name)} of example {row:,}"
+        if kind in ("picture", "spectrogram"):
+            sound_like = kind == "spectrogram"
+            caption = spoken(name) + (", time to the right, pitch up" if sound_like else "")
+            pictures.append(picture(value, what, caption, spectrogram=sound_like))
+        elif kind == "sound":
+            sounds.append(sound(value, f"{spoken(name)}, {rows.rate:,} values a second", rows.rate))
+        elif kind == "tokens":
+            texts.append((spoken(name), _pieces(rows, name, row, explained)))
+        elif kind in ("numbers", "scalar") and name not in hidden:
+            facts.append((spoken(name), _values(value)))
+    for each in explained:
+        if row in each.rows:
+            pictures += _maps(rows, each, row)
+    facts += _said(rows, row) if isinstance(found, str) else []
+    return Card(f"{rank}. Example {row:,} of {rows.split}", facts, pictures, sounds, texts)
+
+
+def _real(rows: Rows, name: str, row: int) -> npt.NDArray[Any]:
+    """A field of a row, its padding in time cut off."""
+    value, mask = np.asarray(rows.batch[name][row]), rows.batch.get(MASK)
+    if name == MASK or mask is None or mask.ndim != 2 or value.shape[:1] != mask.shape[1:]:
+        return value
+    last = np.flatnonzero(mask[row] > 0)
+    return value[: int(last[-1]) + 1] if last.size else value
+
+
+def _judged(found: Classified, place: int) -> list[tuple[str, str]]:
+    true, said = int(found.labels[place]), int(found.predicted[place])
+    chances = found.probabilities[place]
+    return [
+        ("true", f"{found.names[true]} ({percent(float(chances[true]))})"),
+        ("predicted", f"{found.names[said]} ({percent(float(chances[said]))})"),
+    ]
+
+
+def _said(rows: Rows, row: int) -> list[tuple[str, str]]:
+    """What the model said, where that is a few numbers."""
+    if not isinstance(rows.outputs, np.ndarray) or rows.outputs[row].size > _MOST_VALUES:
+        return []
+    return [("output", _values(rows.outputs[row]))]
+
+
+def _values(value: Any) -> str:
+    flat = np.asarray(value).reshape(-1)
+    shown = ", ".join(number(each.item()) for each in flat[:_MOST_VALUES])
+    return shown + (f" and {flat.size - _MOST_VALUES} more" if flat.size > _MOST_VALUES else "")
+
+
+def _maps(rows: Rows, given: Explained, row: int) -> list[Picture]:
+    column = rows.batch.get(given.field)
+    if column is None:
+        return []
+    kind = kind_of(given.field, column.shape[1:], column.dtype)
+    values = np.asarray(given.rows[row])[: len(_real(rows, given.field, row))]
+    if kind not in ("picture", "spectrogram") or values.ndim < 2:
+        return []
+    if kind == "spectrogram":
+        values = values.T[::-1]
+    what = f"{given.method} of {spoken(given.field)} of example {row:,}; {_where(values)}"
+    return [map_picture(values, what, given.method)]
+
+
+def _where(values: npt.NDArray[Any]) -> str:
+    """In which part of a picture most of the weight lies, in words."""
+    size = np.abs(np.nan_to_num(np.asarray(values, np.float64)))
+    size = size.sum(axis=-1) if size.ndim == 3 else size
+    total = size.sum()
+    if total == 0:
+        return "nothing weighed"
+    height, width = size.shape
+    up = size[: height // 2].sum() / total if height > 1 else 0.5
+    left = size[:, : width // 2].sum() / total if width > 1 else 0.5
+    return (
+        f"{percent(float(up))} of the weight in the upper half, {percent(float(left))} on the left"
+    )
+
+
+def _pieces(rows: Rows, name: str, row: int, explained: Sequence[Explained]) -> list[Piece]:
+    """Tokens as text, heated by the first explanation of them."""
+    tokens = rows.batch[name][row]
+    mask = rows.batch.get(f"{name}_mask", rows.batch.get(MASK))
+    real = np.ones(len(tokens), bool)
+    if mask is not None and mask.shape == rows.batch[name].shape:
+        real = mask[row] > 0
+    weights = next((e.rows[row] for e in explained if e.field == name and row in e.rows), None)
+    kept = np.flatnonzero(real)[:_MOST_TOKENS]
+    more = f" ... {int(real.sum()) - len(kept):,} more" if real.sum() > len(kept) else ""
+    words, space = _words(rows.words, tokens[kept])
+    heat = [0] * len(words)
+    if weights is not None and np.ndim(weights) == 1:
+        heat = heat_levels(np.asarray(weights)[kept])
+    pieces: list[Piece] = []
+    for word, level in zip(words, heat, strict=True):
+        pieces += [Piece(word, level), Piece(space)]
+    return [*pieces, Piece(more)]
+
+
+def _words(known: Sequence[str], tokens: npt.NDArray[Any]) -> tuple[list[str], str]:
+    """The words of tokens, and what stands between them: nothing where they are letters."""
+    numbers: list[int] = tokens.tolist()
+    words = [str(known[n] if 0 <= n < len(known) else n) for n in numbers]
+    letters = bool(known) and np.mean([len(word) for word in known]) < 1.5
+    return words, "" if letters else " "
+
+
+def _agreement(rows: Rows) -> Figure | None:
+    """Outputs against the quantities that they should be, for regressions."""
+    outputs = rows.outputs
+    if not isinstance(outputs, np.ndarray) or outputs.dtype.kind != "f":
+        return None
+    name = next((n for n in ("target", "label") if n in rows.batch), None)
+    if name is None or rows.batch[name].dtype.kind != "f":
+        return None
+    true, said = rows.batch[name].reshape(-1), outputs.reshape(-1)
+    if true.shape != said.shape or true.size < 2:
+        return None
+    every = max(1, len(true) // _MOST_POINTS)
+    x, y = true[::every].astype(np.float64), said[::every].astype(np.float64)
+    gap = said.astype(np.float64) - true
+    with np.errstate(invalid="ignore", divide="ignore"):
+        together = float(np.corrcoef(true, said)[0, 1])
+    size = float(np.abs(gap).mean())
+    alt = (
+        f"Output by {spoken(name)}, {len(true):,} pairs: correlation {number(together)}, mean "
+        f"absolute difference {number(size)}, largest {number(float(np.abs(gap).max()))}."
+    )
+    few = "" if every == 1 else f" Every {every:,}th of {len(true):,} is shown."
+    caption = f"On the dashed diagonal the output is the {spoken(name)}.{few}"
+    return Figure(f"Output against {spoken(name)}", alt, caption, scatter_chart(x, y, label=name))
