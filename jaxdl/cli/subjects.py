@@ -18,7 +18,7 @@ from jaxdl.explain import LayerInfo
 from jaxdl.protocols import MASK, Batch, TrainState
 from jaxdl.recipe import Recipe
 
-__all__ = ["METHODS", "Method", "Settings", "Subject", "scores_of", "subject_of"]
+__all__ = ["METHODS", "TOLERATED", "Method", "Settings", "Subject", "scores_of", "subject_of"]
 
 Method = Literal[
     "integrated-gradients",
@@ -30,6 +30,9 @@ Method = Literal[
     "attention-rollout",
     "nearest-examples",
 ]
+TOLERATED = 0.01
+"""How far integrated gradients may be from adding up, as a share of what they should add up to."""
+
 METHODS = (
     *("integrated-gradients", "saliency", "gradient-x-input", "smoothgrad", "occlusion"),
     *("grad-cam", "attention-rollout", "nearest-examples"),
