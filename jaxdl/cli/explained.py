@@ -153,6 +153,8 @@ def show(arrays: Arrays, files: Sequence[Path]) -> None:
     for name in ("label", "predicted", "target"):
         if name in arrays and arrays[name].ndim == 1:
             columns[name] = [str(value) for value in arrays[name]]
+    if "predicted" not in arrays:
+        columns["score"] = [f"{value:.4g}" for value in arrays["scores"].reshape(-1)]
     if "confidence" in arrays:
         columns["confidence"] = [f"{value:.3f}" for value in arrays["confidence"]]
     if "error" in arrays:

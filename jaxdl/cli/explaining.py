@@ -173,7 +173,9 @@ def _chosen(
         drawn = np.random.default_rng(options.seed).permutation(batches.num_examples)
         return np.sort(drawn[:count])
     placed, state = trained
-    if "label" not in batches.spec or len(subject.scores.shape) != 2:
+    label, shape = batches.spec.get("label"), subject.scores.shape
+    classes = label is not None and label.dtype.kind in "iu" and label.ndim == 1
+    if not classes or len(shape) != 2 or shape[1] < 2:
         raise ConfigError(
             "the worst examples are asked for, and there is no label that scores compare with",
             expected="classes [B] in the field 'label', and scores [B, K]",

@@ -103,7 +103,9 @@ class Subject(NamedTuple):
                 f"{settings.method} finds no layer in this model",
                 expected="nn.Embed for tokens, a layer that gives [B, h, w, C] for grad-cam, a "
                 "last nn.Dense for nearest-examples",
-                do="name one with --layer (there are: " + (", ".join(known) or "none") + ")",
+                do=f"name one with --layer (there are: {', '.join(known)})"
+                if known
+                else "explain it by hand: layers of NNX are found by explain.nnx_layer",
             )
         return fitting[0] if self.tokens and settings.method != "nearest-examples" else fitting[-1]
 
