@@ -83,11 +83,13 @@ def _ranks(values: jax.Array) -> jax.Array:
 
 
 def sanity_check(
-    attribute: Callable[[Params], jax.Array], params: Params, *, key: Any
+    attribute: Callable[[Params], jax.Array], params: Params, *, key: Any, absolute: bool = True
 ) -> jax.Array:
     """How alike the attributions of a model and of one with random weights are.
 
-    A method whose attributions hardly change does not explain the model: it finds edges.
+    A method whose attributions hardly change does not explain the model: it finds edges. What is
+    multiplied by the input has the input's zeros whatever the weights, so compare that with its
+    sign.
 
     Source: Adebayo et al. 2018, "Sanity checks for saliency maps", arXiv:1810.03292, section 3,
     with weights in a random order in place of new ones.
@@ -96,9 +98,10 @@ def sanity_check(
         attribute: ``params -> attributions [B, ...]`` of fixed inputs and targets.
         params: of the model.
         key: a typed key.
+        absolute: compare absolute values; ``False`` keeps the signs.
 
     Returns:
-        The rank correlation of the absolute values, ``[B]``: 1 where nothing changed.
+        The rank correlation, ``[B]``: 1 where nothing changed.
 
     Examples:
         >>> from jaxdl.explain.gradients import saliency
@@ -108,4 +111,6 @@ def sanity_check(
         True
     """
     learned, other = attribute(params), attribute(randomised(params, key))
-    return rank_correlation(jnp.abs(learned), jnp.abs(other))
+    if absolute:
+        learned, other = jnp.abs(learned), jnp.abs(other)
+    return rank_correlation(learned, other)

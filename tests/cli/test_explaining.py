@@ -217,6 +217,61 @@ def test_what_cannot_be_done(images, words, said, capsys):
     assert "\n  do: " in err
 
 
+NUMBERS = textwrap.dedent(
+    '''
+    """A number from rows of three, by NNX."""
+
+    import dataclasses
+
+    import numpy as np
+    import optax
+    from flax import nnx
+
+    import jaxdl
+    from jaxdl import data
+
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        """Settings."""
+
+
+    def recipe(config):
+        x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+        batches = data.Batches(data.arrays({"x": x, "label": x.sum(axis=1)}), 8)
+        return jaxdl.Recipe(
+            name="numbers",
+            objective=jaxdl.from_nnx(
+                lambda rngs: nnx.Linear(3, 1, rngs=rngs),
+                lambda y, t: (y[:, 0] - t) ** 2,
+                inputs="x",
+            ),
+            optimizer=optax.adam(0.1),
+            train=batches,
+            steps=60,
+            eval_every=1000,
+        )
+    '''
+)
+
+
+@pytest.mark.slow
+def test_numbers_of_an_nnx_module(tmp_path, capsys):
+    path, run = tmp_path / "numbers.py", tmp_path / "run"
+    path.write_text(NUMBERS)
+    assert main(["train", str(path), "--run-dir", str(run), "--quiet"]) == 0
+    words = ("--split", "train", "--count", "3")
+    assert main(["explain", str(run), *words]) == 2
+    assert "the worst examples are asked for" in capsys.readouterr().err
+    assert main(["explain", str(run), *words, "--method", "nearest-examples"]) == 2
+    assert "explain.nnx_layer" in capsys.readouterr().err
+    arrays, said = explained(run, capsys, *words, "--which", "first")
+    assert "score" in said.out
+    assert not {"predicted", "target", "confidence"} & set(arrays)
+    # The sum that it learned: each number's part is itself.
+    np.testing.assert_allclose(arrays["attributions"], arrays["inputs"], atol=0.2)
+
+
 @pytest.mark.slow
 def test_tokens_have_no_occlusion(tokens, capsys):
     assert main(["explain", str(tokens), "--method", "occlusion"]) == 2

@@ -93,6 +93,27 @@ def test_layers_that_cannot_be_read(residual):
             explain.linen_layer(wrapped, "conv").read(x)
 
 
+class Doubled(nn.Dense):
+    """A layer that calls its parent's call."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def test_a_layer_that_calls_its_parents_call_is_called_once():
+    x = np.ones((2, 3), np.float32)
+    model = nn.Sequential([Doubled(4), nn.Dense(CLASSES)])
+    variables = model.init(jax.random.key(0), x)
+    fn = lambda x: model.apply(variables, x)  # noqa: E731 - to be intercepted
+    assert [layer.kind for layer in explain.linen_layers(fn, x)] == [
+        *("Doubled", "Dense", "Sequential")
+    ]
+    layer = explain.linen_layer(fn, "layers_0")
+    kernel = variables["params"]["layers_0"]["kernel"]
+    np.testing.assert_allclose(layer.read(x), 2 * (x @ kernel), atol=1e-6)
+    np.testing.assert_allclose(layer.resume(x, layer.read(x)), fn(x), atol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"scan_layers": True}, {"remat": "full"}], ids=str)
 def test_what_is_inside_a_scan_or_remat_says_so(options):
     _, x, fn = vit(**options)
@@ -229,6 +250,7 @@ def test_attention_weights_of_flax_are_those_it_sows():
     variables = model.init(jax.random.key(0), x)
     _, sown = model.apply(variables, x, True, mutable=["intermediates"])
     found = explain.attention_weights(lambda x: model.apply(variables, x))(x)
+    assert found.shape == (1, 2, 2, 4, 4)
     np.testing.assert_allclose(
         found[0], sown["intermediates"]["layer"]["attention_weights"][0], atol=1e-6
     )
