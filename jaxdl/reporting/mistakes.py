@@ -17,7 +17,7 @@ from jaxdl.reporting.blocks import Block, Card, Cards, Figure, Picture, Piece, S
 from jaxdl.reporting.classes import Classified
 from jaxdl.reporting.drawing import scatter_chart
 from jaxdl.reporting.media import heat_levels, kind_of, map_picture, picture, sound
-from jaxdl.reporting.wording import number, percent, spoken
+from jaxdl.reporting.wording import number, percent, plural, spoken
 
 __all__ = ["Explained", "Rows", "Worst", "choose", "worst"]
 
@@ -93,7 +93,9 @@ def choose(rows: Rows, found: Classified | str, count: int) -> Worst:
         if wrong.any():
             place = np.flatnonzero(wrong)
             order = place[np.argsort(-size[place], kind="stable")][:count]
-            words = f"The {len(order)} wrong predictions of the {by}, of {len(place):,} wrong ones"
+            words = (
+                f"The {plural(len(order), 'wrong prediction')} of the {by}, of {len(place):,} wrong"
+            )
         else:
             order = np.argsort(sure, kind="stable")[:count]
             words = f"No prediction is wrong. The {len(order)} of the least confidence"
@@ -106,7 +108,7 @@ def choose(rows: Rows, found: Classified | str, count: int) -> Worst:
         return Worst((), "No row has a finite loss.")
     return Worst(
         tuple(order.tolist()),
-        f"The {len(order)} examples of the greatest loss, among {np.isfinite(loss).sum():,}.",
+        f"The {plural(len(order), 'example')} of the greatest loss, among {np.isfinite(loss).sum():,}.",
     )
 
 

@@ -42,7 +42,7 @@ def test_a_whole_run(run_folder, parse):
         "Loss by step. train: from 0.5 at step 50 to 0.0625 at step 200",
         "No plan lies beside this run",
         "0 taken for 1",
-        "The 2 wrong predictions of the greatest loss, of 2 wrong ones, among 8.",
+        "The 2 wrong predictions of the greatest loss, of 2 wrong, among 8.",
         "optimizer.learning_rate",
         "0.10.2",
     ):
@@ -234,7 +234,7 @@ def test_rows_without_a_finite_loss_are_not_the_worst(run_folder, parse):
         "test", None, {"x": np.ones((3, 2))}, np.array([1.0, np.nan, 5.0]), np.array([1, 1, 0])
     )
     text = parse(run_page(read_run(run_folder()), rows)).text()
-    assert "The 1 examples of the greatest loss, among 1." in text
+    assert "The 1 example of the greatest loss, among 1." in text
     assert "Example 0 of test" in text
     gone = parse(run_page(read_run(run_folder("b")), rows._replace(loss=None))).text()
     assert "no loss of their own" in gone
