@@ -34,7 +34,8 @@ def test_version(jaxdl_command):
 def test_a_wrong_verb(jaxdl_command):
     code, out, err = jaxdl_command("trian", "examples/digits.py")
     assert (code, out) == (2, "")
-    verbs = "train resume checkpoint plan prove rehearse replay evaluate explain judge data doctor"
+    verbs = "train resume checkpoint plan prove rehearse replay evaluate report explain judge data "
+    verbs += "doctor"
     assert err.splitlines() == [
         "error: there is no verb 'trian'",
         f"  expected: one of {', '.join(verbs.split())}",
@@ -42,7 +43,7 @@ def test_a_wrong_verb(jaxdl_command):
     ]
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "judge", "doctor", "data"])
+@pytest.mark.parametrize("verb", ["evaluate", "report", "judge", "doctor", "data"])
 def test_every_verb_has_a_help(jaxdl_command, verb):
     code, out, _ = jaxdl_command(verb, "--help")
     assert code == 0
