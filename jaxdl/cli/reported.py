@@ -6,8 +6,10 @@ Reads from: errors, checkpoints, data, placement, protocols, recipe, reporting, 
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +24,16 @@ from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, JaxdlError, ObjectiveError
 from jaxdl.placement import jit
+from jaxdl.protocols import MASK
 from jaxdl.recipe import Placed, Recipe, place, predict_split
-from jaxdl.reporting import Classified, Explained, Worst
+from jaxdl.reporting import Classified, Explained, FewRows, Worst
 from jaxdl.reporting.wording import percent
 
 __all__ = ["Explainer", "Reopened", "reopen", "rows_of", "split_of"]
 
-_LARGEST = 1 << 30
-"""Bytes of outputs that are held in memory; beyond that the rows have a loss alone."""
+_LARGEST = 1 << 29
+"""Bytes of outputs, and of fields, that are held of all rows. Of larger outputs the rows have a
+loss alone; larger fields are read again for the rows that are shown."""
 _STEPS = (50, 200)
 _FILES: tuple[tuple[Method, str], ...] = (
     ("integrated-gradients", "integrated gradients"),
@@ -119,7 +123,11 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
     """
     batches = run.recipe.evaluated()[split]
     with_loss = not run.recipe.objective.mixes_rows
-    with_outputs = _bytes_of_outputs(run, batches) <= _LARGEST
+    with_outputs = bool({"label", "target"} & set(batches.spec))
+    with_outputs = with_outputs and _bytes_of_outputs(run, batches) <= _LARGEST
+    kept = _small_fields(batches)
+    left = [name for name in batches.spec if name not in kept]
+    options: dict[str, Any] = {"fields": kept}
     attempts = dict.fromkeys([(with_loss, with_outputs), (with_loss, False), (False, with_outputs)])
     reasons: list[str] = []
     for loss, outputs in attempts:
@@ -127,7 +135,10 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
             continue
         try:
             found = predict_split(
-                run.recipe, run.placed, run.state, split, with_loss=loss, with_outputs=outputs
+                *(run.recipe, run.placed, run.state, split),
+                **options,
+                with_loss=loss,
+                with_outputs=outputs,
             )
         except ObjectiveError as error:
             reasons.append(error.what)
@@ -142,6 +153,7 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
             class_names=tuple(map(str, names)),
             words=run.words,
             rate=run.rate,
+            fetch=functools.partial(_fetched, batches, left) if left else None,
         )
     raise ObjectiveError(
         "; ".join(reasons) or "the rows have neither outputs that fit nor losses of their own",
@@ -158,70 +170,55 @@ class Explainer:
 
     Args:
         run: in memory.
-        rows: of the split.
     """
 
-    def __init__(self, run: Reopened, rows: reporting.Rows) -> None:
-        self._run, self._rows = run, rows
+    def __init__(self, run: Reopened) -> None:
+        self._run = run
 
-    def __call__(self, worst: Worst, found: Classified | str) -> tuple[list[Explained], str]:
+    def __call__(
+        self, rows: reporting.Rows, worst: Worst, found: Classified | str
+    ) -> tuple[list[Explained], str]:
         """The explanations, and why there are none.
 
         Args:
+            rows: of the split.
             worst: which rows.
             found: what was predicted.
         """
         try:
-            subject = self._subject()
-            left = self._left(subject, worst, found)
-            return left or [self._computed(subject, worst)], ""
+            subject = self._subject(rows.split)
+            left = self._left(subject, rows, worst, found)
+            return left or [self._computed(subject, rows, worst)], ""
         except JaxdlError as error:
             return [], f"Not explained: {error.what}; it takes {error.expected}."
 
-    def _subject(self) -> Subject:
+    def _subject(self, split: str) -> Subject:
         recipe = self._run.recipe
-        batch = recipe.evaluated()[self._rows.split][0]
-        spec = jax.eval_shape(lambda: data.pad_batch(batch, recipe.rows()))
+        rows = recipe.rows()
+        spec = {
+            name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+            for name, leaf in recipe.evaluated()[split].spec.items()
+        }
+        spec.setdefault(MASK, jax.ShapeDtypeStruct((rows,), np.float32))
         return subject_of(recipe, self._run.placed.state, spec, None)
 
-    def _left(self, subject: Subject, worst: Worst, found: Classified | str) -> list[Explained]:
+    def _left(
+        self, subject: Subject, rows: reporting.Rows, worst: Worst, found: Classified | str
+    ) -> list[Explained]:
         explained: list[Explained] = []
         for method, title in _FILES:
-            file = self._run.folder / "explanations" / f"{self._rows.split}-{method}.npz"
+            file = self._run.folder / "explanations" / f"{rows.split}-{method}.npz"
             if not file.is_file():
                 continue
-            rows = self._read(file, subject, worst, found)
-            if rows:
-                explained.append(Explained(title, subject.field, rows))
+            inputs = rows.batch[subject.field]
+            weights = _read(file, inputs, worst, found)
+            if weights:
+                explained.append(Explained(title, subject.field, weights))
         return explained
 
-    def _read(
-        self, file: Path, subject: Subject, worst: Worst, found: Classified | str
-    ) -> dict[int, npt.NDArray[Any]]:
-        """The rows of a file that are shown, if it is of these inputs and predictions."""
-        try:
-            with np.load(file, allow_pickle=False) as opened:
-                there = {name: opened[name] for name in opened.files}
-            index = there["index"].tolist()
-        except (OSError, ValueError, KeyError) as error:
-            print(f"warning: {file} cannot be read: {error}", file=sys.stderr)
-            return {}
-        said = {}
-        if not isinstance(found, str):
-            said = dict(zip(found.rows.tolist(), found.predicted.tolist(), strict=True))
-        rows: dict[int, npt.NDArray[Any]] = {}
-        inputs = self._rows.batch[subject.field]
-        for n, row in enumerate(index):
-            if row not in worst.rows or "attributions" not in there:
-                continue
-            same = np.array_equal(there["inputs"][n], inputs[row])
-            if same and ("target" not in there or there["target"][n] == said.get(row)):
-                rows[row] = there["attributions"][n]
-        return rows
-
-    def _computed(self, subject: Subject, worst: Worst) -> Explained:
+    def _computed(self, subject: Subject, given: reporting.Rows, worst: Worst) -> Explained:
         rows = np.array(worst.rows)
-        batch = {name: value[rows] for name, value in self._rows.batch.items()}
+        batch = {name: value[rows] for name, value in given.batch.items()}
         devices = list(self._run.placed.evaluation.mesh.devices.flat)
         size = -(-len(rows) // len(devices)) * len(devices)
         padded = data.pad_batch(batch, size)
@@ -230,8 +227,8 @@ class Explainer:
             settings = Settings("integrated-gradients", steps=steps)
             made = explainer(self._run.recipe, subject, settings)
             program = jit(made, layout=self._run.recipe.layout, devices=devices)
-            given = program(program.place(self._run.state), program.put(padded))
-            arrays = {name: np.asarray(value)[: len(rows)] for name, value in given.items()}
+            told = program(program.place(self._run.state), program.put(padded))
+            arrays = {name: np.asarray(value)[: len(rows)] for name, value in told.items()}
             if not missed_rows(arrays):
                 break
         if not np.allclose(arrays["given"], arrays["scores"], rtol=1e-3, atol=1e-3):
@@ -245,6 +242,64 @@ class Explainer:
         note = f"of the predicted score, which they add up to within {percent(share)}"
         by_row = dict(zip(worst.rows, arrays["attributions"], strict=True))
         return Explained("integrated gradients", subject.field, by_row, note)
+
+
+def _read(
+    file: Path, inputs: Any, worst: Worst, found: Classified | str
+) -> dict[int, npt.NDArray[Any]]:
+    """The rows of a file that are shown, if it is of these inputs and predictions."""
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            there = {name: opened[name] for name in opened.files}
+        index = there["index"].tolist()
+    except (OSError, ValueError, KeyError) as error:
+        print(f"warning: {file} cannot be read: {error}", file=sys.stderr)
+        return {}
+    said: dict[int, int] = {}
+    if not isinstance(found, str):
+        said = dict(zip(found.rows.tolist(), found.predicted.tolist(), strict=True))
+    rows: dict[int, npt.NDArray[Any]] = {}
+    for n, row in enumerate(index):
+        if row not in worst.rows or "attributions" not in there:
+            continue
+        same = np.array_equal(there["inputs"][n], inputs[row])
+        if same and ("target" not in there or there["target"][n] == said.get(row)):
+            rows[row] = there["attributions"][n]
+    return rows
+
+
+def _small_fields(batches: Any) -> list[str]:
+    """The fields that can be held of all rows, the smallest first."""
+    sizes = {
+        name: math.prod(leaf.shape[1:]) * np.dtype(leaf.dtype).itemsize * batches.num_examples
+        for name, leaf in batches.spec.items()
+    }
+    kept: list[str] = []
+    for name in sorted(sizes, key=sizes.__getitem__):
+        if sum(sizes[each] for each in [*kept, name]) <= _LARGEST:
+            kept.append(name)
+    return kept
+
+
+def _fetched(batches: Any, names: Sequence[str], wanted: Sequence[int]) -> dict[str, FewRows]:
+    """Fields of a few rows, read again."""
+    found: dict[str, dict[int, npt.NDArray[Any]]] = {name: {} for name in names}
+    for k in range(batches.batches_per_epoch):
+        rows = batches.rows(k)
+        places = np.flatnonzero(np.isin(rows, np.asarray(wanted)))
+        if not places.size:
+            continue
+        batch = batches[k]
+        for name in names:
+            found[name] |= {int(rows[place]): batch[name][place] for place in places}
+    return {
+        name: FewRows(
+            found[name],
+            (batches.num_examples, *batches.spec[name].shape[1:]),
+            np.dtype(batches.spec[name].dtype),
+        )
+        for name in names
+    }
 
 
 def _bytes_of_outputs(run: Reopened, batches: Any) -> float:

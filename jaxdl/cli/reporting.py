@@ -90,13 +90,17 @@ def _predicted(
         there = reopen(folder, options.devices)
         chosen = split_of(there.recipe, split)
         rows = rows_of(there, chosen)
-        return rows, Explainer(there, rows)
+        return rows, Explainer(there)
     except JaxdlError as error:
         if isinstance(error, ConfigError) and options.split is not None:
             # Of the option, not of the run.
             raise
         print(f"warning: no predictions of {folder}: {error.what}", file=sys.stderr)
         return f"The model could not be run over the split: {error.what}.", None
+    except Exception as error:  # noqa: BLE001 - a file that is not beside the run may raise anything
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"warning: no predictions of {folder}: {what}", file=sys.stderr)
+        return f"The model could not be run over the split: {what}.", None
 
 
 def _write(path: Path, page: str) -> None:

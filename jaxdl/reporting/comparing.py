@@ -28,6 +28,7 @@ __all__ = ["comparison_page"]
 
 _MATERIAL = 0.05
 _RESAMPLES = 1_000
+_MOST_DRAWN = 200_000
 _HEADER = ("run", "value", "95 % interval")
 
 
@@ -239,6 +240,13 @@ def _right(a: Classified, b: Classified, names: tuple[str, str]) -> list[Block]:
     if len(a.rows) != len(b.rows) or not np.array_equal(a.labels, b.labels):
         words = "Some outputs are not finite in one run only: their accuracies make no pairs."
         return [Text(words, quiet=True)]
+    if len(a.rows) > _MOST_DRAWN:
+        test = evaluation.mcnemar(a.right, b.right, exact=False)
+        shares = [
+            f"{n}: {percent(float(r.mean()))}"
+            for n, r in zip(names, (a.right, b.right), strict=True)
+        ]
+        return [Text(f"Accuracy of {', of '.join(shares)}; McNemar's p = {number(test.p_value)}.")]
     found = evaluation.compare(b.right, a.right, seed=0, resamples=_RESAMPLES)
     blocks: list[Block] = [
         Text(_verdict("accuracy", found, (names[1], names[0]))),

@@ -6,7 +6,7 @@ reporting.sections.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxdl.reporting.drawing import scatter_chart
 from jaxdl.reporting.media import heat_levels, kind_of, map_picture, picture, sound
 from jaxdl.reporting.wording import number, percent, plural, spoken
 
-__all__ = ["Explained", "Rows", "Worst", "choose", "worst"]
+__all__ = ["Explained", "FewRows", "Rows", "Worst", "choose", "worst"]
 
 _MOST_POINTS, _MOST_TOKENS, _MOST_VALUES = 600, 400, 16
 
@@ -52,16 +52,39 @@ class Rows(NamedTuple):
         class_names: of the labels; empty where they are not known.
         words: of tokens, by number; empty where they are not known.
         rate: values a second of recordings.
+        fetch: from numbers of rows to the fields that are too large to hold of all rows, each
+            indexed by these numbers; ``None`` where ``batch`` has every field.
     """
 
     split: str
     outputs: Any
-    batch: Mapping[str, npt.NDArray[Any]]
+    batch: Mapping[str, Any]
     loss: npt.NDArray[Any] | None = None
     weight: npt.NDArray[Any] | None = None
     class_names: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     rate: int = 16_000
+    fetch: Callable[[Sequence[int]], Mapping[str, Any]] | None = None
+
+
+class FewRows(NamedTuple):
+    """A field of which some rows are held.
+
+    Attributes:
+        rows: by number.
+        shape: of the field with all rows.
+        dtype: of the field.
+    """
+
+    rows: Mapping[int, npt.NDArray[Any]]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, key: Any) -> Any:
+        """A row by its number, or several by an array of numbers."""
+        if np.ndim(key):
+            return np.stack([self.rows[int(row)] for row in key])
+        return self.rows[int(key)]
 
 
 class Worst(NamedTuple):
@@ -106,10 +129,8 @@ def choose(rows: Rows, found: Classified | str, count: int) -> Worst:
     order = order[np.isfinite(loss[order])][:count]
     if not order.size:
         return Worst((), "No row has a finite loss.")
-    return Worst(
-        tuple(order.tolist()),
-        f"The {plural(len(order), 'example')} of the greatest loss, among {np.isfinite(loss).sum():,}.",
-    )
+    words = f"The {plural(len(order), 'example')} of the greatest loss"
+    return Worst(tuple(order.tolist()), f"{words}, among {np.isfinite(loss).sum():,}.")
 
 
 def worst(
@@ -299,7 +320,9 @@ def _agreement(rows: Rows) -> Figure | None:
     if not isinstance(outputs, np.ndarray) or outputs.dtype.kind != "f":
         return None
     name = next((n for n in ("target", "label") if n in rows.batch), None)
-    if name is None or rows.batch[name].dtype.kind != "f":
+    if name is None or not isinstance(rows.batch[name], np.ndarray):
+        return None
+    if rows.batch[name].dtype.kind != "f":
         return None
     true, said = rows.batch[name].reshape(-1), outputs.reshape(-1)
     if true.shape != said.shape or true.size < 2:

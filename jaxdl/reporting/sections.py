@@ -18,8 +18,8 @@ from jaxdl.reporting.reading import RunFolder
 
 __all__ = ["Explain", "run_page"]
 
-Explain: TypeAlias = Callable[[Worst, Classified | str], tuple[Sequence[Explained], str]]
-"""From the rows to show to their explanations, and to the words that say why there are none."""
+Explain: TypeAlias = Callable[[Rows, Worst, Classified | str], tuple[Sequence[Explained], str]]
+"""From the rows, and those that are shown, to explanations, and to why there are none."""
 
 _PREDICTED = {
     "classes": "Results by class",
@@ -87,9 +87,12 @@ def _predicted(
         return [Section(key, title, [Text(rows, quiet=True)]) for key, title in _PREDICTED.items()]
     found = classify(rows.outputs, rows.batch, rows.class_names, weight=rows.weight)
     chosen = choose(rows, found, mistakes)
-    explained, unexplained = (
-        ([], "") if explain is None or not chosen.rows else explain(chosen, found)
-    )
+    if rows.fetch is not None and chosen.rows:
+        rows = rows._replace(batch={**rows.batch, **rows.fetch(chosen.rows)}, fetch=None)
+    explained: Sequence[Explained] = ()
+    unexplained = ""
+    if explain is not None and chosen.rows:
+        explained, unexplained = explain(rows, chosen, found)
     last = worst(rows, found, chosen, explained, unexplained)
     if isinstance(found, str):
         why = f"{found} So there is no confusion, and no calibration."

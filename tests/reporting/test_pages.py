@@ -138,7 +138,8 @@ def test_explanations_stand_beside_their_examples(run_folder, parse):
     weights = np.zeros((8, 8, 1))
     weights[:4, :2] = 1.0
 
-    def explain(worst, found):
+    def explain(rows, worst, found):
+        assert rows.split == "test"
         assert found.right.sum() == 6
         return [Explained("saliency", "image", {worst.rows[0]: weights}, "of a test")], ""
 
