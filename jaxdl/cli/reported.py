@@ -1,7 +1,7 @@
-"""What the page of a run needs of its model: the rows of a split, and explanations of the worst.
+"""What the page of a run needs of its model: the rows of a split, held as far as they fit.
 
-Reads from: errors, checkpoints, data, placement, protocols, recipe, reporting, cli.explained,
-.explanations, .subjects, .training. Used by: cli.reporting.
+Reads from: errors, checkpoints, recipe, reporting, cli.training.
+Used by: cli.reporting, .report_reasons.
 """
 
 from __future__ import annotations
@@ -17,33 +17,18 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl import checkpoints, data, reporting
-from jaxdl.cli.explained import missed_rows, relative_error
-from jaxdl.cli.explanations import explainer
-from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
+from jaxdl import checkpoints, reporting
 from jaxdl.cli.training import choose_devices, reopened, with_options
-from jaxdl.errors import ConfigError, JaxdlError, ObjectiveError
-from jaxdl.placement import jit
-from jaxdl.protocols import MASK
+from jaxdl.errors import ConfigError, ObjectiveError
 from jaxdl.recipe import Placed, Recipe, place, predict_split
-from jaxdl.reporting import Classified, Explained, FewRows, Worst
-from jaxdl.reporting.wording import percent
+from jaxdl.reporting import FewRows
 
-__all__ = ["Explainer", "Reopened", "reopen", "rows_of", "split_of"]
+__all__ = ["Reopened", "reopen", "rows_of", "split_of"]
 
-_LARGEST = 1 << 29
-"""Bytes of outputs, and of fields, that are held of all rows. Of larger outputs the rows have a
-loss alone; larger fields are read again for the rows that are shown."""
-_STEPS = (50, 200)
-_FILES: tuple[tuple[Method, str], ...] = (
-    ("integrated-gradients", "integrated gradients"),
-    ("grad-cam", "Grad-CAM"),
-    ("saliency", "saliency"),
-    ("smoothgrad", "SmoothGrad"),
-    ("occlusion", "occlusion"),
-    ("gradient-x-input", "gradient x input"),
-    ("attention-rollout", "attention rollout"),
-)
+_LARGEST_OUTPUTS = 1 << 29
+"""Bytes of outputs that are held; where they take more the rows have a loss alone."""
+_LARGEST_FIELDS = 1 << 29
+"""Bytes of fields that are held of all rows; the larger ones are read again for those shown."""
 
 
 class Reopened(NamedTuple):
@@ -124,7 +109,7 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
     batches = run.recipe.evaluated()[split]
     with_loss = not run.recipe.objective.mixes_rows
     with_outputs = bool({"label", "target"} & set(batches.spec))
-    with_outputs = with_outputs and _bytes_of_outputs(run, batches) <= _LARGEST
+    with_outputs = with_outputs and _bytes_of_outputs(run, batches) <= _LARGEST_OUTPUTS
     kept = _small_fields(batches)
     left = [name for name in batches.spec if name not in kept]
     options: dict[str, Any] = {"fields": kept}
@@ -162,112 +147,6 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
     )
 
 
-class Explainer:
-    """Why the model said what it said of the rows that are shown.
-
-    Explanations that ``jaxdl explain`` left in the run's folder are taken where they are of these
-    rows and predictions; integrated gradients of the predicted class are computed where none are.
-
-    Args:
-        run: in memory.
-    """
-
-    def __init__(self, run: Reopened) -> None:
-        self._run = run
-
-    def __call__(
-        self, rows: reporting.Rows, worst: Worst, found: Classified | str
-    ) -> tuple[list[Explained], str]:
-        """The explanations, and why there are none.
-
-        Args:
-            rows: of the split.
-            worst: which rows.
-            found: what was predicted.
-        """
-        try:
-            subject = self._subject(rows.split)
-            left = self._left(subject, rows, worst, found)
-            return left or [self._computed(subject, rows, worst)], ""
-        except JaxdlError as error:
-            return [], f"Not explained: {error.what}; it takes {error.expected}."
-
-    def _subject(self, split: str) -> Subject:
-        recipe = self._run.recipe
-        rows = recipe.rows()
-        spec = {
-            name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
-            for name, leaf in recipe.evaluated()[split].spec.items()
-        }
-        spec.setdefault(MASK, jax.ShapeDtypeStruct((rows,), np.float32))
-        return subject_of(recipe, self._run.placed.state, spec, None)
-
-    def _left(
-        self, subject: Subject, rows: reporting.Rows, worst: Worst, found: Classified | str
-    ) -> list[Explained]:
-        explained: list[Explained] = []
-        for method, title in _FILES:
-            file = self._run.folder / "explanations" / f"{rows.split}-{method}.npz"
-            if not file.is_file():
-                continue
-            inputs = rows.batch[subject.field]
-            weights = _read(file, inputs, worst, found)
-            if weights:
-                explained.append(Explained(title, subject.field, weights))
-        return explained
-
-    def _computed(self, subject: Subject, given: reporting.Rows, worst: Worst) -> Explained:
-        rows = np.array(worst.rows)
-        batch = {name: value[rows] for name, value in given.batch.items()}
-        devices = list(self._run.placed.evaluation.mesh.devices.flat)
-        size = -(-len(rows) // len(devices)) * len(devices)
-        padded = data.pad_batch(batch, size)
-        arrays: dict[str, Any] = {}
-        for steps in _STEPS:
-            settings = Settings("integrated-gradients", steps=steps)
-            made = explainer(self._run.recipe, subject, settings)
-            program = jit(made, layout=self._run.recipe.layout, devices=devices)
-            told = program(program.place(self._run.state), program.put(padded))
-            arrays = {name: np.asarray(value)[: len(rows)] for name, value in told.items()}
-            if not missed_rows(arrays):
-                break
-        if not np.allclose(arrays["given"], arrays["scores"], rtol=1e-3, atol=1e-3):
-            raise ConfigError(
-                f"the model reads integers in {subject.field!r} in another way than scaled to 0 "
-                "to 1",
-                expected="floats",
-                do="turn them to floats in the data",
-            )
-        share = float(np.max(relative_error(arrays["error"], arrays["change"])))
-        note = f"of the predicted score, which they add up to within {percent(share)}"
-        by_row = dict(zip(worst.rows, arrays["attributions"], strict=True))
-        return Explained("integrated gradients", subject.field, by_row, note)
-
-
-def _read(
-    file: Path, inputs: Any, worst: Worst, found: Classified | str
-) -> dict[int, npt.NDArray[Any]]:
-    """The rows of a file that are shown, if it is of these inputs and predictions."""
-    try:
-        with np.load(file, allow_pickle=False) as opened:
-            there = {name: opened[name] for name in opened.files}
-        index = there["index"].tolist()
-    except (OSError, ValueError, KeyError) as error:
-        print(f"warning: {file} cannot be read: {error}", file=sys.stderr)
-        return {}
-    said: dict[int, int] = {}
-    if not isinstance(found, str):
-        said = dict(zip(found.rows.tolist(), found.predicted.tolist(), strict=True))
-    rows: dict[int, npt.NDArray[Any]] = {}
-    for n, row in enumerate(index):
-        if row not in worst.rows or "attributions" not in there:
-            continue
-        same = np.array_equal(there["inputs"][n], inputs[row])
-        if same and ("target" not in there or there["target"][n] == said.get(row)):
-            rows[row] = there["attributions"][n]
-    return rows
-
-
 def _small_fields(batches: Any) -> list[str]:
     """The fields that can be held of all rows, the smallest first."""
     sizes = {
@@ -276,7 +155,7 @@ def _small_fields(batches: Any) -> list[str]:
     }
     kept: list[str] = []
     for name in sorted(sizes, key=sizes.__getitem__):
-        if sum(sizes[each] for each in [*kept, name]) <= _LARGEST:
+        if sum(sizes[each] for each in [*kept, name]) <= _LARGEST_FIELDS:
             kept.append(name)
     return kept
 

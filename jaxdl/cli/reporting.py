@@ -1,6 +1,6 @@
 """``jaxdl report RUN``: the page of a run; ``jaxdl report RUN_A RUN_B``: of two, compared.
 
-Reads from: errors, reporting, cli.reported. Used by: cli.verbs.
+Reads from: errors, reporting, cli.report_reasons, .reported. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import tyro
 
 import jaxdl
 from jaxdl import reporting
-from jaxdl.cli.reported import Explainer, reopen, rows_of, split_of
+from jaxdl.cli.report_reasons import Explainer
+from jaxdl.cli.reported import reopen, rows_of, split_of
 from jaxdl.errors import ConfigError, DataError, JaxdlError
 
 __all__ = ["ReportOptions", "run"]

@@ -1,6 +1,6 @@
 """What a classifier said of a split: by class, what it confused, and whether it knows.
 
-Reads from: errors, protocols, evaluation, reporting.blocks, .drawing, .wording. Used by:
+Reads from: protocols, evaluation, reporting.blocks, .drawing, .wording. Used by:
 reporting.sections, .mistakes, .comparing.
 """
 

@@ -1,7 +1,7 @@
 """Two runs side by side: what was set otherwise, how they went, and whether one is better.
 
-Reads from: errors, evaluation, reporting.blocks, .classes, .curves, .figures, .mistakes, .overview,
-.pages, .reading, .speed, .wording. Used by: cli.
+Reads from: evaluation, units, reporting.blocks, .classes, .curves, .figures, .overview, .pages,
+.reading, .rows, .speed, .wording. Used by: cli.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from jaxdl.reporting.blocks import Block, Code, Facts, Figure, Figures, Section,
 from jaxdl.reporting.classes import Classified, classify
 from jaxdl.reporting.curves import metric_names, series
 from jaxdl.reporting.figures import curve
-from jaxdl.reporting.mistakes import Rows
 from jaxdl.reporting.pages import render
 from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.rows import Rows
 from jaxdl.reporting.speed import rate_of
 from jaxdl.reporting.wording import SPACE, duration, flattened, number, percent, plural, spoken
 

@@ -1,6 +1,6 @@
 """Axes, lines, bars and points, as shapes of SVG whose colours are the page's.
 
-Reads from: reporting.blocks, .curves, .wording. Used by: the rest of reporting.
+Reads from: reporting.blocks, .curves. Used by: the rest of reporting.
 """
 
 from __future__ import annotations

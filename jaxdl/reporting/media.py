@@ -1,6 +1,6 @@
 """Examples as pictures, sounds and texts that stand in the page itself.
 
-Reads from: errors, reporting.blocks, .wording. Used by: reporting.mistakes.
+Reads from: reporting.blocks, .wording. Used by: reporting.mistakes.
 """
 
 from __future__ import annotations

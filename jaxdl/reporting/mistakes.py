@@ -1,13 +1,13 @@
 """The examples that a model got most wrong, as people can look at them.
 
-Reads from: errors, protocols, reporting.blocks, .classes, .drawing, .media, .wording. Used by:
+Reads from: protocols, reporting.blocks, .classes, .drawing, .media, .rows, .wording. Used by:
 reporting.sections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,120 +17,12 @@ from jaxdl.reporting.blocks import Block, Card, Cards, Figure, Picture, Piece, S
 from jaxdl.reporting.classes import Classified
 from jaxdl.reporting.drawing import scatter_chart
 from jaxdl.reporting.media import heat_levels, kind_of, map_picture, picture, sound
-from jaxdl.reporting.wording import number, percent, plural, spoken
+from jaxdl.reporting.rows import Explained, Rows, Worst, mean_loss
+from jaxdl.reporting.wording import number, percent, spoken
 
-__all__ = ["Explained", "FewRows", "Rows", "Worst", "choose", "worst"]
+__all__ = ["worst"]
 
 _MOST_POINTS, _MOST_TOKENS, _MOST_VALUES = 600, 400, 16
-
-
-class Explained(NamedTuple):
-    """How much each part of an input weighed.
-
-    Attributes:
-        method: its name.
-        field: of the rows that was explained.
-        rows: by number of the row, an array of the shape of its field; of images also ``[H, W]``.
-        note: more words about it.
-    """
-
-    method: str
-    field: str
-    rows: Mapping[int, npt.NDArray[Any]]
-    note: str = ""
-
-
-class Rows(NamedTuple):
-    """The rows of a split.
-
-    Attributes:
-        split: its name.
-        outputs: of the model, ``None`` where they are not kept.
-        batch: fields ``[N, ...]``.
-        loss: of each row ``[N]``, or ``None``.
-        weight: of each row ``[N]``, or ``None``.
-        class_names: of the labels; empty where they are not known.
-        words: of tokens, by number; empty where they are not known.
-        rate: values a second of recordings.
-        fetch: from numbers of rows to the fields that are too large to hold of all rows, each
-            indexed by these numbers; ``None`` where ``batch`` has every field.
-    """
-
-    split: str
-    outputs: Any
-    batch: Mapping[str, Any]
-    loss: npt.NDArray[Any] | None = None
-    weight: npt.NDArray[Any] | None = None
-    class_names: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    rate: int = 16_000
-    fetch: Callable[[Sequence[int]], Mapping[str, Any]] | None = None
-
-
-class FewRows(NamedTuple):
-    """A field of which some rows are held.
-
-    Attributes:
-        rows: by number.
-        shape: of the field with all rows.
-        dtype: of the field.
-    """
-
-    rows: Mapping[int, npt.NDArray[Any]]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __getitem__(self, key: Any) -> Any:
-        """A row by its number, or several by an array of numbers."""
-        if np.ndim(key):
-            return np.stack([self.rows[int(row)] for row in key])
-        return self.rows[int(key)]
-
-
-class Worst(NamedTuple):
-    """Which rows are shown.
-
-    Attributes:
-        rows: their numbers, the worst first.
-        words: how they were chosen.
-    """
-
-    rows: tuple[int, ...]
-    words: str
-
-
-def choose(rows: Rows, found: Classified | str, count: int) -> Worst:
-    """The rows to show: wrong ones of the greatest loss, or of any the greatest loss.
-
-    Args:
-        rows: of the split.
-        found: from ``classify``.
-        count: how many at most.
-    """
-    loss = _mean_loss(rows)
-    if not isinstance(found, str) and not found.places:
-        sure = found.probabilities.max(axis=1)
-        size = sure if loss is None else loss[found.rows]
-        wrong = ~found.right
-        by = "greatest loss" if loss is not None else "greatest confidence"
-        if wrong.any():
-            place = np.flatnonzero(wrong)
-            order = place[np.argsort(-size[place], kind="stable")][:count]
-            words = (
-                f"The {plural(len(order), 'wrong prediction')} of the {by}, of {len(place):,} wrong"
-            )
-        else:
-            order = np.argsort(sure, kind="stable")[:count]
-            words = f"No prediction is wrong. The {len(order)} of the least confidence"
-        return Worst(tuple(found.rows[order].tolist()), f"{words}, among {len(wrong):,}.")
-    if loss is None:
-        return Worst((), "The rows have no loss of their own, so that none is the worst.")
-    order = np.argsort(-loss, kind="stable")
-    order = order[np.isfinite(loss[order])][:count]
-    if not order.size:
-        return Worst((), "No row has a finite loss.")
-    words = f"The {plural(len(order), 'example')} of the greatest loss"
-    return Worst(tuple(order.tolist()), f"{words}, among {np.isfinite(loss).sum():,}.")
 
 
 def worst(
@@ -178,15 +70,6 @@ def worst(
     return Section("mistakes", title, blocks)
 
 
-def _mean_loss(rows: Rows) -> npt.NDArray[np.float64] | None:
-    """Of each row; that of rows that do not count is not finite."""
-    if rows.loss is None:
-        return None
-    weight = np.ones(len(rows.loss)) if rows.weight is None else np.asarray(rows.weight, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(weight > 0, np.asarray(rows.loss, np.float64) / weight, np.nan)
-
-
 def _card(
     rows: Rows,
     found: Classified | str,
@@ -202,7 +85,7 @@ def _card(
     if place is not None and not isinstance(found, str):
         facts += _judged(found, place)
     hidden = {MASK} if place is None else {MASK, "label"}
-    loss = _mean_loss(rows)
+    loss = mean_loss(rows)
     if loss is not None:
         facts.append(("loss", number(float(loss[row]))))
     for name, column in rows.batch.items():

@@ -1,7 +1,7 @@
 """The sections of a run's page, in their order.
 
 Reads from: reporting.blocks, .classes, .figures, .judged, .mistakes, .overview, .pages, .reading,
-.speed. Used by: cli, and by hand.
+.rows, .speed. Used by: cli, and by hand.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import TypeAlias
 from jaxdl.reporting import figures, judged, overview, speed
 from jaxdl.reporting.blocks import Section, Text
 from jaxdl.reporting.classes import Classified, by_class, calibration, classify, confused
-from jaxdl.reporting.mistakes import Explained, Rows, Worst, choose, worst
+from jaxdl.reporting.mistakes import worst
 from jaxdl.reporting.pages import render
 from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.rows import Explained, Rows, Worst, choose
 
 __all__ = ["Explain", "run_page"]
 

@@ -1,6 +1,6 @@
 """Numbers, durations and names as the page writes them.
 
-Reads from: nothing of jaxdl. Used by: the rest of report.
+Reads from: nothing of jaxdl. Used by: the rest of reporting.
 """
 
 from __future__ import annotations
