@@ -140,9 +140,10 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
             rate=run.rate,
             fetch=functools.partial(_fetched, batches, left) if left else None,
         )
+    mixed = "the loss of a row is made of other rows of its batch, so that it has none of its own"
     raise ObjectiveError(
-        "; ".join(reasons) or "the rows have neither outputs that fit nor losses of their own",
-        expected="either",
+        "; ".join(reasons) or (mixed if not with_loss else "the outputs are too large to hold"),
+        expected="rows with outputs or losses",
         do="see the scores of the whole split",
     )
 

@@ -88,6 +88,7 @@ def _predicted(
         return [Section(key, title, [Text(rows, quiet=True)]) for key, title in _PREDICTED.items()]
     found = classify(rows.outputs, rows.batch, rows.class_names, weight=rows.weight)
     chosen = choose(rows, found, mistakes)
+    held = rows.batch
     if rows.fetch is not None and chosen.rows:
         rows = rows._replace(batch={**rows.batch, **rows.fetch(chosen.rows)}, fetch=None)
     explained: Sequence[Explained] = ()
@@ -98,4 +99,4 @@ def _predicted(
     if isinstance(found, str):
         why = f"{found} So there is no confusion, and no calibration."
         return [Section("classes", _PREDICTED["classes"], [Text(why, quiet=True)]), last]
-    return [by_class(found, rows.split, rows.batch), confused(found), calibration(found), last]
+    return [by_class(found, rows.split, held), confused(found), calibration(found), last]
