@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ class Reopened(NamedTuple):
         placed: its programs.
         state: of the newest checkpoint.
         words: of tokens, by number; empty where the file does not say them.
+        waves: from tokens to the recording that they stand for, where the file says so.
         rate: values a second of recordings.
     """
 
@@ -48,13 +49,15 @@ class Reopened(NamedTuple):
     placed: Placed
     state: Any
     words: tuple[str, ...]
+    waves: Callable[[Any], Any] | None
     rate: int
 
 
 def reopen(folder: Path, devices: int | None = None) -> Reopened:
     """Rebuilds a run's recipe and restores its newest checkpoint.
 
-    The words of tokens are those of the function ``token_names(config)`` of the run's file.
+    The words of tokens are those of the function ``token_names(config)`` of the run's file, and
+    ``token_waves(config)`` gives a function from them to a recording.
 
     Args:
         folder: of the run.
@@ -70,8 +73,10 @@ def reopen(folder: Path, devices: int | None = None) -> Reopened:
     module = sys.modules.get(example.config.__module__)
     named: Any = getattr(module, "token_names", None)
     words = (named(config) if named is not None else None) or ()
+    heard: Any = getattr(module, "token_waves", None)
+    waves = None if heard is None else heard(config)
     rate = getattr(config, "sample_rate", getattr(module, "RATE", 16_000))
-    return Reopened(folder, recipe, placed, state, tuple(map(str, words)), int(rate))
+    return Reopened(folder, recipe, placed, state, tuple(map(str, words)), waves, int(rate))
 
 
 def split_of(recipe: Recipe, asked: str | None) -> str:
@@ -137,6 +142,7 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
             found.weight,
             class_names=tuple(map(str, names)),
             words=run.words,
+            waves=run.waves,
             rate=run.rate,
             fetch=functools.partial(_fetched, batches, left) if left else None,
         )

@@ -38,7 +38,7 @@ def kind_of(name: str, shape: tuple[int, ...], dtype: Any) -> Kind:
     """
     is_sound = "audio" in name or "sound" in name or "wave" in name
     integer = np.dtype(dtype).kind in "iu"
-    if shape == ():
+    if shape in ((), (1,)):
         return "scalar"
     if len(shape) == 3 and shape[-1] in (1, 3):
         return "picture"

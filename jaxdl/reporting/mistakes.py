@@ -7,7 +7,7 @@ reporting.sections.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from jaxdl.reporting.wording import number, percent, spoken
 
 __all__ = ["worst"]
 
-_MOST_POINTS, _MOST_TOKENS, _MOST_VALUES = 600, 400, 16
+_MOST_POINTS, _MOST_TOKENS, _MOST_VALUES = 600, 160, 16
 
 
 def worst(
@@ -70,6 +70,15 @@ def worst(
     return Section("mistakes", title, blocks)
 
 
+class _Parts(NamedTuple):
+    """What a card is filled with."""
+
+    pictures: list[Picture]
+    sounds: list[Sound]
+    texts: list[tuple[str, Sequence[Piece]]]
+    facts: list[tuple[str, str]]
+
+
 def _card(
     rows: Rows,
     found: Classified | str,
@@ -78,35 +87,47 @@ def _card(
     context: tuple[int, Sequence[Explained]],
 ) -> Card:
     rank, explained = context
-    pictures: list[Picture] = []
-    sounds: list[Sound] = []
-    texts: list[tuple[str, Sequence[Piece]]] = []
-    facts: list[tuple[str, str]] = []
+    parts = _Parts([], [], [], [])
     if place is not None and not isinstance(found, str):
-        facts += _judged(found, place)
-    hidden = {MASK} if place is None else {MASK, "label"}
+        parts.facts.extend(_judged(found, place))
     loss = mean_loss(rows)
     if loss is not None:
-        facts.append(("loss", number(float(loss[row]))))
-    for name, column in rows.batch.items():
-        value = _real(rows, name, row)
-        kind = kind_of(name, column.shape[1:], column.dtype)
-        what = f"{spoken(name)} of example {row:,}"
-        if kind in ("picture", "spectrogram"):
-            sound_like = kind == "spectrogram"
-            caption = spoken(name) + (", time to the right, pitch up" if sound_like else "")
-            pictures.append(picture(value, what, caption, spectrogram=sound_like))
-        elif kind == "sound":
-            sounds.append(sound(value, f"{spoken(name)}, {rows.rate:,} values a second", rows.rate))
-        elif kind == "tokens":
-            texts.append((spoken(name), _pieces(rows, name, row, explained)))
-        elif kind in ("numbers", "scalar") and name not in hidden:
-            facts.append((spoken(name), _values(value)))
+        parts.facts.append(("loss", number(float(loss[row]))))
+    hidden = {MASK} if place is None else {MASK, "label"}
+    for name in rows.batch:
+        if name not in hidden:
+            _add(parts, rows, name, row, explained)
     for each in explained:
         if row in each.rows:
-            pictures += _maps(rows, each, row)
-    facts += _said(rows, row) if isinstance(found, str) else []
-    return Card(f"{rank}. Example {row:,} of {rows.split}", facts, pictures, sounds, texts)
+            parts.pictures.extend(_maps(rows, each, row))
+    if isinstance(found, str):
+        parts.facts.extend(_said(rows, row))
+    title = f"{rank}. Example {row:,} of {rows.split}"
+    return Card(title, parts.facts, parts.pictures, parts.sounds, parts.texts)
+
+
+def _add(parts: _Parts, rows: Rows, name: str, row: int, explained: Sequence[Explained]) -> None:
+    """Adds a field of a row, as what it is."""
+    value, column, title = _real(rows, name, row), rows.batch[name], spoken(name)
+    what = f"{title} of example {row:,}"
+    match kind_of(name, column.shape[1:], column.dtype):
+        case "picture":
+            parts.pictures.append(picture(value, what, title))
+        case "spectrogram":
+            caption = f"{title}, time to the right, pitch up"
+            parts.pictures.append(picture(value, what, caption, spectrogram=True))
+        case "sound":
+            caption = f"{title}, {rows.rate:,} values a second"
+            parts.sounds.append(sound(value, caption, rows.rate))
+        case "tokens" if rows.waves is not None and name == "tokens":
+            caption = f"{title}, {rows.rate:,} values a second"
+            parts.sounds.append(sound(np.asarray(rows.waves(value)), caption, rows.rate))
+        case "tokens":
+            parts.texts.append((title, _pieces(rows, name, row, explained)))
+        case "numbers" | "scalar":
+            parts.facts.append((title, _values(value)))
+        case _:
+            pass
 
 
 def _real(rows: Rows, name: str, row: int) -> npt.NDArray[Any]:

@@ -44,6 +44,7 @@ class Rows(NamedTuple):
         weight: of each row ``[N]``, or ``None``.
         class_names: of the labels; empty where they are not known.
         words: of tokens, by number; empty where they are not known.
+        waves: from the field ``tokens`` of a row to the recording that it stands for, or ``None``.
         rate: values a second of recordings.
         fetch: from numbers of rows to the fields that are too large to hold of all rows, each
             indexed by these numbers; ``None`` where ``batch`` has every field.
@@ -56,6 +57,7 @@ class Rows(NamedTuple):
     weight: npt.NDArray[Any] | None = None
     class_names: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    waves: Callable[[Any], Any] | None = None
     rate: int = 16_000
     fetch: Callable[[Sequence[int]], Mapping[str, Any]] | None = None
 
