@@ -144,7 +144,7 @@ def _spread(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], str]:
     elif low >= 0 and 16 < high <= 255:
         low, high = 0.0, 255.0
     else:
-        words = f"black {number(low)}, white {number(high)}"
+        words = f"{number(low)} to {number(high)}"
     share = (np.nan_to_num(given, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
     return np.round(255 * np.clip(share, 0, 1)).astype(np.uint8), words
 
