@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import wave
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +167,12 @@ def spoken(config: Config, params: Any) -> npt.NDArray[np.float32]:
         return found.tokens[0, 1:]
 
     return data.mu_law_decode(np.asarray(drawn(params, jax.random.key(config.seed))))
+
+
+def token_waves(config: Config) -> Callable[[Any], Any]:
+    """What tokens stand for, which ``jaxdl report`` lets be heard."""
+    del config
+    return data.mu_law_decode
 
 
 def write_wav(path: Path, sound: npt.NDArray[np.float32]) -> None:

@@ -1,6 +1,6 @@
 """Learning rates over a run: a warm-up, then a named course. All of it is Optax's.
 
-Reads from: errors. Used by: optimizers.
+Reads from: errors. Used by: optimizers, reporting.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Numbers as people read them: bytes, seconds, FLOPs.
 
 Reads from: nothing of jaxdl. Used by: tpu.showing.rendering, tpu.showing.sweep_table,
-tpu.showing.picture, judging.ranking, cli.
+tpu.showing.picture, judging.ranking, reporting, cli.
 """
 
 from __future__ import annotations

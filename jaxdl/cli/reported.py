@@ -1,14 +1,15 @@
-"""What the page of a run needs of its model: the rows of a split, and explanations of the worst.
+"""What the page of a run needs of its model: the rows of a split, held as far as they fit.
 
-Reads from: errors, data, placement, protocols, recipe, reporting, cli.explained,
-.explanations, .stores, .subjects, .training. Used by: cli.reporting.
+Reads from: errors, recipe, reporting, cli.stores, cli.training.
+Used by: cli.reporting, .report_reasons.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,32 +17,19 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl import data, reporting
-from jaxdl.cli.explained import missed_rows, relative_error
-from jaxdl.cli.explanations import explainer
+from jaxdl import reporting
 from jaxdl.cli.stores import store_to_read
-from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
 from jaxdl.cli.training import choose_devices, reopened, with_options
-from jaxdl.errors import ConfigError, JaxdlError, ObjectiveError
-from jaxdl.placement import jit
+from jaxdl.errors import ConfigError, ObjectiveError
 from jaxdl.recipe import Placed, Recipe, place, predict_split
-from jaxdl.reporting import Classified, Explained, Worst
-from jaxdl.reporting.wording import percent
+from jaxdl.reporting import FewRows
 
-__all__ = ["Explainer", "Reopened", "reopen", "rows_of", "split_of"]
+__all__ = ["Reopened", "reopen", "rows_of", "split_of"]
 
-_LARGEST = 1 << 30
-"""Bytes of outputs that are held in memory; beyond that the rows have a loss alone."""
-_STEPS = (50, 200)
-_FILES: tuple[tuple[Method, str], ...] = (
-    ("integrated-gradients", "integrated gradients"),
-    ("grad-cam", "Grad-CAM"),
-    ("saliency", "saliency"),
-    ("smoothgrad", "SmoothGrad"),
-    ("occlusion", "occlusion"),
-    ("gradient-x-input", "gradient x input"),
-    ("attention-rollout", "attention rollout"),
-)
+_LARGEST_OUTPUTS = 1 << 29
+"""Bytes of outputs that are held; where they take more the rows have a loss alone."""
+_LARGEST_FIELDS = 1 << 29
+"""Bytes of fields that are held of all rows; the larger ones are read again for those shown."""
 
 
 class Reopened(NamedTuple):
@@ -53,6 +41,7 @@ class Reopened(NamedTuple):
         placed: its programs.
         state: of the newest checkpoint.
         words: of tokens, by number; empty where the file does not say them.
+        waves: from tokens to the recording that they stand for, where the file says so.
         rate: values a second of recordings.
     """
 
@@ -61,6 +50,7 @@ class Reopened(NamedTuple):
     placed: Placed
     state: Any
     words: tuple[str, ...]
+    waves: Callable[[Any], Any] | None
     rate: int
 
 
@@ -73,7 +63,8 @@ def reopen(
 ) -> Reopened:
     """Rebuilds a run's recipe and restores its newest checkpoint.
 
-    The words of tokens are those of the function ``token_names(config)`` of the run's file.
+    The words of tokens are those of the function ``token_names(config)`` of the run's file, and
+    ``token_waves(config)`` gives a function from them to a recording.
 
     Args:
         folder: of the run.
@@ -91,8 +82,10 @@ def reopen(
     module = sys.modules.get(example.config.__module__)
     named: Any = getattr(module, "token_names", None)
     words = (named(config) if named is not None else None) or ()
+    heard: Any = getattr(module, "token_waves", None)
+    waves = None if heard is None else heard(config)
     rate = getattr(config, "sample_rate", getattr(module, "RATE", 16_000))
-    return Reopened(folder, recipe, placed, state, tuple(map(str, words)), int(rate))
+    return Reopened(folder, recipe, placed, state, tuple(map(str, words)), waves, int(rate))
 
 
 def split_of(recipe: Recipe, asked: str | None) -> str:
@@ -129,7 +122,11 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
     """
     batches = run.recipe.evaluated()[split]
     with_loss = not run.recipe.objective.mixes_rows
-    with_outputs = _bytes_of_outputs(run, batches) <= _LARGEST
+    with_outputs = bool({"label", "target"} & set(batches.spec))
+    with_outputs = with_outputs and _bytes_of_outputs(run, batches) <= _LARGEST_OUTPUTS
+    kept = _small_fields(batches)
+    left = [name for name in batches.spec if name not in kept]
+    options: dict[str, Any] = {"fields": kept}
     attempts = dict.fromkeys([(with_loss, with_outputs), (with_loss, False), (False, with_outputs)])
     reasons: list[str] = []
     for loss, outputs in attempts:
@@ -137,7 +134,10 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
             continue
         try:
             found = predict_split(
-                run.recipe, run.placed, run.state, split, with_loss=loss, with_outputs=outputs
+                *(run.recipe, run.placed, run.state, split),
+                **options,
+                with_loss=loss,
+                with_outputs=outputs,
             )
         except ObjectiveError as error:
             reasons.append(error.what)
@@ -151,110 +151,50 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
             found.weight,
             class_names=tuple(map(str, names)),
             words=run.words,
+            waves=run.waves,
             rate=run.rate,
+            fetch=functools.partial(_fetched, batches, left) if left else None,
         )
+    mixed = "the loss of a row is made of other rows of its batch, so that it has none of its own"
     raise ObjectiveError(
-        "; ".join(reasons) or "the rows have neither outputs that fit nor losses of their own",
-        expected="either",
+        "; ".join(reasons) or (mixed if not with_loss else "the outputs are too large to hold"),
+        expected="rows with outputs or losses",
         do="see the scores of the whole split",
     )
 
 
-class Explainer:
-    """Why the model said what it said of the rows that are shown.
+def _small_fields(batches: Any) -> list[str]:
+    """The fields that can be held of all rows, the smallest first."""
+    sizes = {
+        name: math.prod(leaf.shape[1:]) * np.dtype(leaf.dtype).itemsize * batches.num_examples
+        for name, leaf in batches.spec.items()
+    }
+    kept: list[str] = []
+    for name in sorted(sizes, key=sizes.__getitem__):
+        if sum(sizes[each] for each in [*kept, name]) <= _LARGEST_FIELDS:
+            kept.append(name)
+    return kept
 
-    Explanations that ``jaxdl explain`` left in the run's folder are taken where they are of these
-    rows and predictions; integrated gradients of the predicted class are computed where none are.
 
-    Args:
-        run: in memory.
-        rows: of the split.
-    """
-
-    def __init__(self, run: Reopened, rows: reporting.Rows) -> None:
-        self._run, self._rows = run, rows
-
-    def __call__(self, worst: Worst, found: Classified | str) -> tuple[list[Explained], str]:
-        """The explanations, and why there are none.
-
-        Args:
-            worst: which rows.
-            found: what was predicted.
-        """
-        try:
-            subject = self._subject()
-            left = self._left(subject, worst, found)
-            return left or [self._computed(subject, worst)], ""
-        except JaxdlError as error:
-            return [], f"Not explained: {error.what}; it takes {error.expected}."
-
-    def _subject(self) -> Subject:
-        recipe = self._run.recipe
-        batch = recipe.evaluated()[self._rows.split][0]
-        spec = jax.eval_shape(lambda: data.pad_batch(batch, recipe.rows()))
-        return subject_of(recipe, self._run.placed.state, spec, None)
-
-    def _left(self, subject: Subject, worst: Worst, found: Classified | str) -> list[Explained]:
-        explained: list[Explained] = []
-        for method, title in _FILES:
-            file = self._run.folder / "explanations" / f"{self._rows.split}-{method}.npz"
-            if not file.is_file():
-                continue
-            rows = self._read(file, subject, worst, found)
-            if rows:
-                explained.append(Explained(title, subject.field, rows))
-        return explained
-
-    def _read(
-        self, file: Path, subject: Subject, worst: Worst, found: Classified | str
-    ) -> dict[int, npt.NDArray[Any]]:
-        """The rows of a file that are shown, if it is of these inputs and predictions."""
-        try:
-            with np.load(file, allow_pickle=False) as opened:
-                there = {name: opened[name] for name in opened.files}
-            index = there["index"].tolist()
-        except (OSError, ValueError, KeyError) as error:
-            print(f"warning: {file} cannot be read: {error}", file=sys.stderr)
-            return {}
-        said = {}
-        if not isinstance(found, str):
-            said = dict(zip(found.rows.tolist(), found.predicted.tolist(), strict=True))
-        rows: dict[int, npt.NDArray[Any]] = {}
-        inputs = self._rows.batch[subject.field]
-        for n, row in enumerate(index):
-            if row not in worst.rows or "attributions" not in there:
-                continue
-            same = np.array_equal(there["inputs"][n], inputs[row])
-            if same and ("target" not in there or there["target"][n] == said.get(row)):
-                rows[row] = there["attributions"][n]
-        return rows
-
-    def _computed(self, subject: Subject, worst: Worst) -> Explained:
-        rows = np.array(worst.rows)
-        batch = {name: value[rows] for name, value in self._rows.batch.items()}
-        devices = list(self._run.placed.evaluation.mesh.devices.flat)
-        size = -(-len(rows) // len(devices)) * len(devices)
-        padded = data.pad_batch(batch, size)
-        arrays: dict[str, Any] = {}
-        for steps in _STEPS:
-            settings = Settings("integrated-gradients", steps=steps)
-            made = explainer(self._run.recipe, subject, settings)
-            program = jit(made, layout=self._run.recipe.layout, devices=devices)
-            given = program(program.place(self._run.state), program.put(padded))
-            arrays = {name: np.asarray(value)[: len(rows)] for name, value in given.items()}
-            if not missed_rows(arrays):
-                break
-        if not np.allclose(arrays["given"], arrays["scores"], rtol=1e-3, atol=1e-3):
-            raise ConfigError(
-                f"the model reads integers in {subject.field!r} in another way than scaled to 0 "
-                "to 1",
-                expected="floats",
-                do="turn them to floats in the data",
-            )
-        share = float(np.max(relative_error(arrays["error"], arrays["change"])))
-        note = f"of the predicted score, which they add up to within {percent(share)}"
-        by_row = dict(zip(worst.rows, arrays["attributions"], strict=True))
-        return Explained("integrated gradients", subject.field, by_row, note)
+def _fetched(batches: Any, names: Sequence[str], wanted: Sequence[int]) -> dict[str, FewRows]:
+    """Fields of a few rows, read again."""
+    found: dict[str, dict[int, npt.NDArray[Any]]] = {name: {} for name in names}
+    for k in range(batches.batches_per_epoch):
+        rows = batches.rows(k)
+        places = np.flatnonzero(np.isin(rows, np.asarray(wanted)))
+        if not places.size:
+            continue
+        batch = batches[k]
+        for name in names:
+            found[name] |= {int(rows[place]): batch[name][place] for place in places}
+    return {
+        name: FewRows(
+            found[name],
+            (batches.num_examples, *batches.spec[name].shape[1:]),
+            np.dtype(batches.spec[name].dtype),
+        )
+        for name in names
+    }
 
 
 def _bytes_of_outputs(run: Reopened, batches: Any) -> float:

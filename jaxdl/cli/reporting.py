@@ -1,6 +1,6 @@
 """``jaxdl report RUN``: the page of a run; ``jaxdl report RUN_A RUN_B``: of two, compared.
 
-Reads from: errors, reporting, cli.reported, .stores. Used by: cli.verbs.
+Reads from: errors, reporting, cli.report_reasons, .reported, .stores. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import tyro
 
 import jaxdl
 from jaxdl import reporting
-from jaxdl.cli.reported import Explainer, reopen, rows_of, split_of
+from jaxdl.cli.report_reasons import Explainer
+from jaxdl.cli.reported import reopen, rows_of, split_of
 from jaxdl.cli.stores import Key, Trusted
 from jaxdl.errors import ConfigError, DataError, JaxdlError
 
@@ -95,13 +96,17 @@ def _predicted(
         there = reopen(folder, options.devices, key=options.key, trust=options.trust)
         chosen = split_of(there.recipe, split)
         rows = rows_of(there, chosen)
-        return rows, Explainer(there, rows)
+        return rows, Explainer(there)
     except JaxdlError as error:
         if isinstance(error, ConfigError) and options.split is not None:
             # Of the option, not of the run.
             raise
         print(f"warning: no predictions of {folder}: {error.what}", file=sys.stderr)
         return f"The model could not be run over the split: {error.what}.", None
+    except Exception as error:  # noqa: BLE001 - a file that is not beside the run may raise anything
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"warning: no predictions of {folder}: {what}", file=sys.stderr)
+        return f"The model could not be run over the split: {what}.", None
 
 
 def _write(path: Path, page: str) -> None:

@@ -3,14 +3,15 @@
 from jaxdl.reporting.blocks import Section
 from jaxdl.reporting.classes import Classified, classify
 from jaxdl.reporting.comparing import comparison_page
-from jaxdl.reporting.mistakes import Explained, Rows, Worst
 from jaxdl.reporting.pages import render
 from jaxdl.reporting.reading import RunFolder, read_run
+from jaxdl.reporting.rows import Explained, FewRows, Rows, Worst
 from jaxdl.reporting.sections import run_page
 
 __all__ = [
     "Classified",
     "Explained",
+    "FewRows",
     "Rows",
     "RunFolder",
     "Section",

@@ -1,6 +1,6 @@
 """What a page is made of: sections of paragraphs, tables, figures and cards, without any markup.
 
-Reads from: nothing of jaxdl. Used by: the rest of report.
+Reads from: nothing of jaxdl. Used by: the rest of reporting.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a classifier said of a split: by class, what it confused, and whether it knows.
 
-Reads from: errors, protocols, evaluation, reporting.blocks, .drawing, .wording. Used by:
+Reads from: protocols, evaluation, reporting.blocks, .drawing, .wording. Used by:
 reporting.sections, .mistakes, .comparing.
 """
 
@@ -23,6 +23,7 @@ __all__ = ["Classified", "by_class", "calibration", "classify", "confused"]
 _LABEL = "label"
 _WHOLE_MATRIX, _MOST_CLASSES, _MOST_PAIRS, _MOST_SLICES = 20, 40, 30, 12
 _RESAMPLES = 1_000
+_MOST_DRAWN = 200_000
 
 
 class Classified(NamedTuple):
@@ -116,7 +117,7 @@ def by_class(found: Classified, split: str, fields: Mapping[str, Any]) -> Sectio
     key, title = "classes", "Results by class"
     right = found.right
     facts = [("Accuracy", percent(float(right.mean()))), ("Entries", number(len(right)))]
-    if len(right) > 1:
+    if 1 < len(right) <= _MOST_DRAWN:
         interval = evaluation.bootstrap(
             np.mean, right, seed=0, resamples=_RESAMPLES, method="percentile"
         )

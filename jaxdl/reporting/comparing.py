@@ -1,7 +1,7 @@
 """Two runs side by side: what was set otherwise, how they went, and whether one is better.
 
-Reads from: errors, evaluation, reporting.blocks, .classes, .curves, .figures, .mistakes, .overview,
-.pages, .reading, .speed, .wording. Used by: cli.
+Reads from: evaluation, units, reporting.blocks, .classes, .curves, .figures, .overview, .pages,
+.reading, .rows, .speed, .wording. Used by: cli.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy.typing as npt
 
 from jaxdl import evaluation, units
 from jaxdl.reporting import overview
-from jaxdl.reporting.blocks import Block, Code, Facts, Figures, Section, Table, Text
+from jaxdl.reporting.blocks import Block, Code, Facts, Figure, Figures, Section, Table, Text
 from jaxdl.reporting.classes import Classified, classify
 from jaxdl.reporting.curves import metric_names, series
 from jaxdl.reporting.figures import curve
-from jaxdl.reporting.mistakes import Rows
 from jaxdl.reporting.pages import render
 from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.rows import Rows
 from jaxdl.reporting.speed import rate_of
-from jaxdl.reporting.wording import duration, flattened, number, percent, plural, spoken
+from jaxdl.reporting.wording import SPACE, duration, flattened, number, percent, plural, spoken
 
 __all__ = ["comparison_page"]
 
-_RATES = ("steps_per_second", "examples_per_second")
 _MATERIAL = 0.05
 _RESAMPLES = 1_000
+_MOST_DRAWN = 200_000
 _HEADER = ("run", "value", "95 % interval")
 
 
@@ -80,8 +80,10 @@ def _summary(a: RunFolder, b: RunFolder, names: tuple[str, str]) -> Section:
     rates = [rate_of(run) for run in (a, b)]
     words = ["not recorded" if r is None else units.seconds(1 / r.median) for r in rates]
     rows.append(["step, median", *words])
-    rows.append(["started", *(str(run.config.get("started", "not recorded")) for run in (a, b))])
-    ends = [Text(f"{name}: {_ending(run)}") for name, run in zip(names, (a, b), strict=True)]
+    ends = [
+        Text(f"{name}, started {run.config.get('started', 'at an unknown time')}: {_ending(run)}")
+        for name, run in zip(names, (a, b), strict=True)
+    ]
     return Section(
         "summary", "Summary", [*ends, Table("The two runs.", ["quantity", *names], rows)]
     )
@@ -170,8 +172,11 @@ def _gap(first: Any, second: Any) -> str:
 
 
 def _curves(a: RunFolder, b: RunFolder, names: tuple[str, str]) -> Section:
-    figures = []
+    figures: list[Figure] = []
     both = dict.fromkeys([*metric_names(a.records), *metric_names(b.records)])
+    if "examples_per_second" in both:
+        # It says the same, and more where the batches differ.
+        both.pop("steps_per_second", None)
     for name in both:
         found = [series(run.records, name) for run in (a, b)]
         for split in dict.fromkeys(each.split for one in found for each in one):
@@ -181,10 +186,7 @@ def _curves(a: RunFolder, b: RunFolder, names: tuple[str, str]) -> Section:
                 for each in one
                 if each.split == split
             ]
-            if name in _RATES and split != "train":
-                continue
-            figure = curve(f"{spoken(name)}, {split}", lines)
-            figures.append(figure)
+            figures.append(curve(f"{spoken(name)}, {split}", lines))
     if not figures:
         why = "Neither run has records."
         return Section("curves", "Curves", [Text(why, quiet=True)])
@@ -238,6 +240,13 @@ def _right(a: Classified, b: Classified, names: tuple[str, str]) -> list[Block]:
     if len(a.rows) != len(b.rows) or not np.array_equal(a.labels, b.labels):
         words = "Some outputs are not finite in one run only: their accuracies make no pairs."
         return [Text(words, quiet=True)]
+    if len(a.rows) > _MOST_DRAWN:
+        test = evaluation.mcnemar(a.right, b.right, exact=False)
+        shares = [
+            f"{n}: {percent(float(r.mean()))}"
+            for n, r in zip(names, (a.right, b.right), strict=True)
+        ]
+        return [Text(f"Accuracy of {', of '.join(shares)}; McNemar's p = {number(test.p_value)}.")]
     found = evaluation.compare(b.right, a.right, seed=0, resamples=_RESAMPLES)
     blocks: list[Block] = [
         Text(_verdict("accuracy", found, (names[1], names[0]))),
@@ -296,7 +305,15 @@ def _rows_of(
     found: evaluation.Comparison, names: tuple[str, str], shown: Callable[[float], str]
 ) -> list[list[str]]:
     """Both figures and their difference; the second run is the comparison's first system."""
-    rows = [(names[0], found.b), (names[1], found.a), ("difference", found.difference)]
-    return [
-        [name, shown(each.value), f"{shown(each.low)} to {shown(each.high)}"] for name, each in rows
+    gap = found.difference
+    of_gap = _points if shown is percent else shown
+    rows = [
+        [name, shown(each.value), f"{shown(each.low)} to {shown(each.high)}"]
+        for name, each in ((names[0], found.b), (names[1], found.a))
     ]
+    ends = f"{of_gap(gap.low)} to {of_gap(gap.high)}"
+    return [*rows, ["difference", of_gap(gap.value), ends]]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}{SPACE}points"

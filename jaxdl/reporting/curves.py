@@ -1,6 +1,6 @@
 """What the records say over the steps, thinned so that no peak is lost.
 
-Reads from: protocols. Used by: the rest of report.
+Reads from: protocols. Used by: the rest of reporting.
 """
 
 from __future__ import annotations

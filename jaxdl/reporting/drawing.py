@@ -1,6 +1,6 @@
 """Axes, lines, bars and points, as shapes of SVG whose colours are the page's.
 
-Reads from: reporting.blocks, .curves, .wording. Used by: the rest of reporting.
+Reads from: reporting.blocks, .curves. Used by: the rest of reporting.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ def line_chart(lines: Sequence[tuple[int, Line]], *, x: str, logarithmic: bool) 
         logarithmic: the vertical axis.
     """
     ys = [part for _, line in lines for part in (line.y, line.low, line.high) if part is not None]
-    frame = _Frame(
-        axis(np.concatenate([line.x for _, line in lines]), ticks=5, tight=True),
-        axis(np.concatenate(ys), logarithmic=logarithmic),
-    )
+    across = axis(np.concatenate([line.x for _, line in lines]), ticks=5, tight=True)
+    # There is no half of a step.
+    across = across._replace(ticks=tuple(tick for tick in across.ticks if tick == int(tick)))
+    frame = _Frame(across, axis(np.concatenate(ys), logarithmic=logarithmic))
     shapes = frame.around(x)
     for colour, line in lines:
         if line.low is not None and line.high is not None:

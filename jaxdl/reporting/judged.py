@@ -1,6 +1,6 @@
 """What people, attacks and an accountant said of a run, where files of theirs lie in its folder.
 
-Reads from: protocols, reporting.blocks, .curves, .figures, .reading, .wording.
+Reads from: reporting.blocks, .curves, .figures, .reading, .wording.
 Used by: reporting.sections.
 """
 

@@ -1,6 +1,6 @@
 """Examples as pictures, sounds and texts that stand in the page itself.
 
-Reads from: errors, reporting.blocks, .wording. Used by: reporting.mistakes.
+Reads from: reporting.blocks, .wording. Used by: reporting.mistakes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def kind_of(name: str, shape: tuple[int, ...], dtype: Any) -> Kind:
     """
     is_sound = "audio" in name or "sound" in name or "wave" in name
     integer = np.dtype(dtype).kind in "iu"
-    if shape == ():
+    if shape in ((), (1,)):
         return "scalar"
     if len(shape) == 3 and shape[-1] in (1, 3):
         return "picture"
@@ -144,7 +144,7 @@ def _spread(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], str]:
     elif low >= 0 and 16 < high <= 255:
         low, high = 0.0, 255.0
     else:
-        words = f"black {number(low)}, white {number(high)}"
+        words = f"{number(low)} to {number(high)}"
     share = (np.nan_to_num(given, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
     return np.round(255 * np.clip(share, 0, 1)).astype(np.uint8), words
 

@@ -1,12 +1,12 @@
 """The examples that a model got most wrong, as people can look at them.
 
-Reads from: errors, protocols, reporting.blocks, .classes, .drawing, .media, .wording. Used by:
+Reads from: protocols, reporting.blocks, .classes, .drawing, .media, .rows, .wording. Used by:
 reporting.sections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,97 +17,12 @@ from jaxdl.reporting.blocks import Block, Card, Cards, Figure, Picture, Piece, S
 from jaxdl.reporting.classes import Classified
 from jaxdl.reporting.drawing import scatter_chart
 from jaxdl.reporting.media import heat_levels, kind_of, map_picture, picture, sound
+from jaxdl.reporting.rows import Explained, Rows, Worst, mean_loss
 from jaxdl.reporting.wording import number, percent, spoken
 
-__all__ = ["Explained", "Rows", "Worst", "choose", "worst"]
+__all__ = ["worst"]
 
-_MOST_POINTS, _MOST_TOKENS, _MOST_VALUES = 600, 400, 16
-
-
-class Explained(NamedTuple):
-    """How much each part of an input weighed.
-
-    Attributes:
-        method: its name.
-        field: of the rows that was explained.
-        rows: by number of the row, an array of the shape of its field; of images also ``[H, W]``.
-        note: more words about it.
-    """
-
-    method: str
-    field: str
-    rows: Mapping[int, npt.NDArray[Any]]
-    note: str = ""
-
-
-class Rows(NamedTuple):
-    """The rows of a split.
-
-    Attributes:
-        split: its name.
-        outputs: of the model, ``None`` where they are not kept.
-        batch: fields ``[N, ...]``.
-        loss: of each row ``[N]``, or ``None``.
-        weight: of each row ``[N]``, or ``None``.
-        class_names: of the labels; empty where they are not known.
-        words: of tokens, by number; empty where they are not known.
-        rate: values a second of recordings.
-    """
-
-    split: str
-    outputs: Any
-    batch: Mapping[str, npt.NDArray[Any]]
-    loss: npt.NDArray[Any] | None = None
-    weight: npt.NDArray[Any] | None = None
-    class_names: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    rate: int = 16_000
-
-
-class Worst(NamedTuple):
-    """Which rows are shown.
-
-    Attributes:
-        rows: their numbers, the worst first.
-        words: how they were chosen.
-    """
-
-    rows: tuple[int, ...]
-    words: str
-
-
-def choose(rows: Rows, found: Classified | str, count: int) -> Worst:
-    """The rows to show: wrong ones of the greatest loss, or of any the greatest loss.
-
-    Args:
-        rows: of the split.
-        found: from ``classify``.
-        count: how many at most.
-    """
-    loss = _mean_loss(rows)
-    if not isinstance(found, str) and not found.places:
-        sure = found.probabilities.max(axis=1)
-        size = sure if loss is None else loss[found.rows]
-        wrong = ~found.right
-        by = "greatest loss" if loss is not None else "greatest confidence"
-        if wrong.any():
-            place = np.flatnonzero(wrong)
-            order = place[np.argsort(-size[place], kind="stable")][:count]
-            words = f"The {len(order)} wrong predictions of the {by}, of {len(place):,} wrong ones"
-        else:
-            order = np.argsort(sure, kind="stable")[:count]
-            words = f"No prediction is wrong. The {len(order)} of the least confidence"
-        return Worst(tuple(found.rows[order].tolist()), f"{words}, among {len(wrong):,}.")
-    if loss is None:
-        return Worst((), "The rows have no loss of their own, so that none is the worst.")
-    order = np.argsort(-loss, kind="stable")
-    order = order[np.isfinite(loss[order])][:count]
-    if not order.size:
-        return Worst((), "No row has a finite loss.")
-    return Worst(
-        tuple(order.tolist()),
-        f"The {len(order)} examples of the greatest loss, among {np.isfinite(loss).sum():,}.",
-    )
+_MOST_POINTS, _MOST_TOKENS, _MOST_VALUES = 600, 160, 16
 
 
 def worst(
@@ -155,13 +70,13 @@ def worst(
     return Section("mistakes", title, blocks)
 
 
-def _mean_loss(rows: Rows) -> npt.NDArray[np.float64] | None:
-    """Of each row; that of rows that do not count is not finite."""
-    if rows.loss is None:
-        return None
-    weight = np.ones(len(rows.loss)) if rows.weight is None else np.asarray(rows.weight, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(weight > 0, np.asarray(rows.loss, np.float64) / weight, np.nan)
+class _Parts(NamedTuple):
+    """What a card is filled with."""
+
+    pictures: list[Picture]
+    sounds: list[Sound]
+    texts: list[tuple[str, Sequence[Piece]]]
+    facts: list[tuple[str, str]]
 
 
 def _card(
@@ -172,35 +87,47 @@ def _card(
     context: tuple[int, Sequence[Explained]],
 ) -> Card:
     rank, explained = context
-    pictures: list[Picture] = []
-    sounds: list[Sound] = []
-    texts: list[tuple[str, Sequence[Piece]]] = []
-    facts: list[tuple[str, str]] = []
+    parts = _Parts([], [], [], [])
     if place is not None and not isinstance(found, str):
-        facts += _judged(found, place)
-    hidden = {MASK} if place is None else {MASK, "label"}
-    loss = _mean_loss(rows)
+        parts.facts.extend(_judged(found, place))
+    loss = mean_loss(rows)
     if loss is not None:
-        facts.append(("loss", number(float(loss[row]))))
-    for name, column in rows.batch.items():
-        value = _real(rows, name, row)
-        kind = kind_of(name, column.shape[1:], column.dtype)
-        what = f"{spoken(name)} of example {row:,}"
-        if kind in ("picture", "spectrogram"):
-            sound_like = kind == "spectrogram"
-            caption = spoken(name) + (", time to the right, pitch up" if sound_like else "")
-            pictures.append(picture(value, what, caption, spectrogram=sound_like))
-        elif kind == "sound":
-            sounds.append(sound(value, f"{spoken(name)}, {rows.rate:,} values a second", rows.rate))
-        elif kind == "tokens":
-            texts.append((spoken(name), _pieces(rows, name, row, explained)))
-        elif kind in ("numbers", "scalar") and name not in hidden:
-            facts.append((spoken(name), _values(value)))
+        parts.facts.append(("loss", number(float(loss[row]))))
+    hidden = {MASK} if place is None else {MASK, "label"}
+    for name in rows.batch:
+        if name not in hidden:
+            _add(parts, rows, name, row, explained)
     for each in explained:
         if row in each.rows:
-            pictures += _maps(rows, each, row)
-    facts += _said(rows, row) if isinstance(found, str) else []
-    return Card(f"{rank}. Example {row:,} of {rows.split}", facts, pictures, sounds, texts)
+            parts.pictures.extend(_maps(rows, each, row))
+    if isinstance(found, str):
+        parts.facts.extend(_said(rows, row))
+    title = f"{rank}. Example {row:,} of {rows.split}"
+    return Card(title, parts.facts, parts.pictures, parts.sounds, parts.texts)
+
+
+def _add(parts: _Parts, rows: Rows, name: str, row: int, explained: Sequence[Explained]) -> None:
+    """Adds a field of a row, as what it is."""
+    value, column, title = _real(rows, name, row), rows.batch[name], spoken(name)
+    what = f"{title} of example {row:,}"
+    match kind_of(name, column.shape[1:], column.dtype):
+        case "picture":
+            parts.pictures.append(picture(value, what, title))
+        case "spectrogram":
+            caption = f"{title}, time to the right, pitch up"
+            parts.pictures.append(picture(value, what, caption, spectrogram=True))
+        case "sound":
+            caption = f"{title}, {rows.rate:,} values a second"
+            parts.sounds.append(sound(value, caption, rows.rate))
+        case "tokens" if rows.waves is not None and name == "tokens":
+            caption = f"{title}, {rows.rate:,} values a second"
+            parts.sounds.append(sound(np.asarray(rows.waves(value)), caption, rows.rate))
+        case "tokens":
+            parts.texts.append((title, _pieces(rows, name, row, explained)))
+        case "numbers" | "scalar":
+            parts.facts.append((title, _values(value)))
+        case _:
+            pass
 
 
 def _real(rows: Rows, name: str, row: int) -> npt.NDArray[Any]:
@@ -297,7 +224,9 @@ def _agreement(rows: Rows) -> Figure | None:
     if not isinstance(outputs, np.ndarray) or outputs.dtype.kind != "f":
         return None
     name = next((n for n in ("target", "label") if n in rows.batch), None)
-    if name is None or rows.batch[name].dtype.kind != "f":
+    if name is None or not isinstance(rows.batch[name], np.ndarray):
+        return None
+    if rows.batch[name].dtype.kind != "f":
         return None
     true, said = rows.batch[name].reshape(-1), outputs.reshape(-1)
     if true.shape != said.shape or true.size < 2:

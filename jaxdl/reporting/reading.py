@@ -2,7 +2,7 @@
 
 A run that was cut, or of which parts are missing or damaged, is read as far as it goes.
 
-Reads from: errors, protocols, checkpoints, tpu.plans.encoding. Used by: the rest of report, cli.
+Reads from: errors, protocols, checkpoints, tpu.plans.encoding. Used by: the rest of reporting, cli.
 """
 
 from __future__ import annotations

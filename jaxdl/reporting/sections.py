@@ -1,7 +1,7 @@
 """The sections of a run's page, in their order.
 
 Reads from: reporting.blocks, .classes, .figures, .judged, .mistakes, .overview, .pages, .reading,
-.speed. Used by: cli, and by hand.
+.rows, .speed. Used by: cli, and by hand.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import TypeAlias
 from jaxdl.reporting import figures, judged, overview, speed
 from jaxdl.reporting.blocks import Section, Text
 from jaxdl.reporting.classes import Classified, by_class, calibration, classify, confused
-from jaxdl.reporting.mistakes import Explained, Rows, Worst, choose, worst
+from jaxdl.reporting.mistakes import worst
 from jaxdl.reporting.pages import render
 from jaxdl.reporting.reading import RunFolder
+from jaxdl.reporting.rows import Explained, Rows, Worst, choose
 
 __all__ = ["Explain", "run_page"]
 
-Explain: TypeAlias = Callable[[Worst, Classified | str], tuple[Sequence[Explained], str]]
-"""From the rows to show to their explanations, and to the words that say why there are none."""
+Explain: TypeAlias = Callable[[Rows, Worst, Classified | str], tuple[Sequence[Explained], str]]
+"""From the rows, and those that are shown, to explanations, and to why there are none."""
 
 _PREDICTED = {
     "classes": "Results by class",
@@ -87,11 +88,15 @@ def _predicted(
         return [Section(key, title, [Text(rows, quiet=True)]) for key, title in _PREDICTED.items()]
     found = classify(rows.outputs, rows.batch, rows.class_names, weight=rows.weight)
     chosen = choose(rows, found, mistakes)
-    explained, unexplained = (
-        ([], "") if explain is None or not chosen.rows else explain(chosen, found)
-    )
+    held = rows.batch
+    if rows.fetch is not None and chosen.rows:
+        rows = rows._replace(batch={**rows.batch, **rows.fetch(chosen.rows)}, fetch=None)
+    explained: Sequence[Explained] = ()
+    unexplained = ""
+    if explain is not None and chosen.rows:
+        explained, unexplained = explain(rows, chosen, found)
     last = worst(rows, found, chosen, explained, unexplained)
     if isinstance(found, str):
         why = f"{found} So there is no confusion, and no calibration."
         return [Section("classes", _PREDICTED["classes"], [Text(why, quiet=True)]), last]
-    return [by_class(found, rows.split, rows.batch), confused(found), calibration(found), last]
+    return [by_class(found, rows.split, held), confused(found), calibration(found), last]

@@ -1,6 +1,6 @@
 """How fast the run went, where its time went, and what a plan had said.
 
-Reads from: errors, protocols, tpu.plans.encoding, tpu.plans.facts, units, reporting.blocks,
+Reads from: errors, tpu.plans.encoding, tpu.plans.facts, units, reporting.blocks,
 .curves, .figures, .reading, .wording. Used by: reporting.sections.
 """
 

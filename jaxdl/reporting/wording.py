@@ -1,6 +1,6 @@
 """Numbers, durations and names as the page writes them.
 
-Reads from: nothing of jaxdl. Used by: the rest of report.
+Reads from: nothing of jaxdl. Used by: the rest of reporting.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
         seconds: how long.
 
     Examples:
-        >>> duration(11.85), duration(75), duration(7260)
+        >>> duration(11.87), duration(75), duration(7260)
         ('11.9 s', '1 min 15 s', '2 h 01 min')
     """
     if seconds < 60:

@@ -43,7 +43,9 @@ def test_a_wrong_verb(jaxdl_command):
     ]
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "attack", "certify", "judge", "doctor", "data"])
+@pytest.mark.parametrize(
+    "verb", ["evaluate", "report", "attack", "certify", "judge", "doctor", "data"]
+)
 def test_every_verb_has_a_help(jaxdl_command, verb):
     code, out, _ = jaxdl_command(verb, "--help")
     assert code == 0

@@ -59,7 +59,7 @@ def test_the_test_is_that_of_evaluation(run_folder, parse):
     assert f"p, McNemar's test {found.mcnemar.p_value:.4g}" in text
     assert f"Right in a only {int((first & ~second).sum())}" in text
     gap = 100 * (second.mean() - first.mean())
-    assert f"difference {gap:.1f} %" in text
+    assert f"difference {gap:+.1f} points" in text
 
 
 def test_the_lower_loss_is_the_better_one(run_folder, parse):

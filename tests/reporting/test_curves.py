@@ -123,6 +123,13 @@ def test_points_lie_where_the_numbers_of_the_axes_say():
     assert x0 < x1 < x2
 
 
+def test_steps_are_whole():
+    line = thin(Series("train", np.array([1.0, 2.0]), np.array([1.0, 2.0])))
+    chart = line_chart([(1, line)], x="step", logarithmic=False)
+    under = [s.text for s in shapes(chart, "tick") if "end" not in s.attributes["class"]]
+    assert under == ["1", "2", "step"]
+
+
 def test_equal_ratios_are_equally_long_on_a_logarithmic_axis():
     line = thin(Series("train", np.arange(3.0), np.array([1.0, 10.0, 100.0])))
     chart = line_chart([(1, line)], x="step", logarithmic=True)

@@ -61,6 +61,24 @@ def test_the_page_has_what_a_run_has(folder, parse):
     assert (folder / "a" / "report.html").stat().st_size < 2_000_000
 
 
+def test_fields_that_are_too_large_are_read_again(folder, monkeypatch):
+    # Labels can be held, images cannot.
+    monkeypatch.setattr("jaxdl.cli.reported._LARGEST_FIELDS", 5_000)
+    out = folder / "again.html"
+    words = ["report", str(folder / "a"), "--mistakes", "4", "--devices", "1", "--out", str(out)]
+    assert main(words) == 0
+    assert out.read_bytes() == (folder / "a" / "report.html").read_bytes()
+
+
+def test_explanations_that_are_there_are_taken(folder, parse):
+    words = ["explain", str(folder / "a"), "--method", "saliency", "--count", "9", "--devices", "1"]
+    assert main(words) == 0
+    out = folder / "explained.html"
+    words = ["report", str(folder / "a"), "--mistakes", "4", "--devices", "1", "--out", str(out)]
+    assert main(words) == 0
+    assert "coloured in texts: saliency." in parse(out.read_text(encoding="utf-8")).text()
+
+
 def test_the_comparison_is_of_the_same_rows(folder, parse):
     said = parse((folder / "b" / "comparison.html").read_text(encoding="utf-8")).text()
     assert "Both on the same 360 rows of the test split, in pairs." in said

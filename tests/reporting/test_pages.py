@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+import wave
 
 import numpy as np
 import pytest
@@ -42,7 +45,7 @@ def test_a_whole_run(run_folder, parse):
         "Loss by step. train: from 0.5 at step 50 to 0.0625 at step 200",
         "No plan lies beside this run",
         "0 taken for 1",
-        "The 2 wrong predictions of the greatest loss, of 2 wrong ones, among 8.",
+        "The 2 wrong predictions of the greatest loss, of 2 wrong, among 8.",
         "optimizer.learning_rate",
         "0.10.2",
     ):
@@ -138,7 +141,8 @@ def test_explanations_stand_beside_their_examples(run_folder, parse):
     weights = np.zeros((8, 8, 1))
     weights[:4, :2] = 1.0
 
-    def explain(worst, found):
+    def explain(rows, worst, found):
+        assert rows.split == "test"
         assert found.right.sum() == 6
         return [Explained("saliency", "image", {worst.rows[0]: weights}, "of a test")], ""
 
@@ -225,8 +229,20 @@ def test_rows_of_every_kind_can_be_looked_at(run_folder, parse, field):
     assert "Output by target, 4 pairs: correlation 1, mean absolute difference 0.5" in text
     assert len(page.all("audio")) == (3 if field == "audio" else 0)
     if field == "tokens":
-        assert "... 500 more" in text
+        assert "... 740 more" in text
     assert len(page.html) < 600_000
+
+
+def test_tokens_that_stand_for_a_recording_are_heard(run_folder, parse):
+    rows = Rows("test", None, {"tokens": np.full((2, 80), 3)}, np.arange(2.0), np.ones(2), rate=800)
+    heard = rows._replace(waves=lambda tokens: (tokens - 2) / 2)
+    page = parse(run_page(read_run(run_folder()), heard))
+    sounds = [base64.b64decode(a["src"].partition(",")[2]) for a in page.all("audio")]
+    assert len(sounds) == 2
+    with wave.open(io.BytesIO(sounds[0])) as file:
+        assert (file.getframerate(), file.getnframes()) == (800, 80)
+        values = np.frombuffer(file.readframes(80), "<i2")
+    assert (values == round(0.5 * 32767)).all()
 
 
 def test_rows_without_a_finite_loss_are_not_the_worst(run_folder, parse):
@@ -234,7 +250,7 @@ def test_rows_without_a_finite_loss_are_not_the_worst(run_folder, parse):
         "test", None, {"x": np.ones((3, 2))}, np.array([1.0, np.nan, 5.0]), np.array([1, 1, 0])
     )
     text = parse(run_page(read_run(run_folder()), rows)).text()
-    assert "The 1 examples of the greatest loss, among 1." in text
+    assert "The 1 example of the greatest loss, among 1." in text
     assert "Example 0 of test" in text
     gone = parse(run_page(read_run(run_folder("b")), rows._replace(loss=None))).text()
     assert "no loss of their own" in gone
