@@ -114,6 +114,7 @@ def test_a_layer_that_calls_its_parents_call_is_called_once():
     np.testing.assert_allclose(layer.resume(x, layer.read(x)), fn(x), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"scan_layers": True}, {"remat": "full"}], ids=str)
 def test_what_is_inside_a_scan_or_remat_says_so(options):
     _, x, fn = vit(**options)
@@ -256,6 +257,7 @@ def test_attention_weights_of_flax_are_those_it_sows():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt", "llama", "bert", "vit"])
 def test_attention_weights_of_the_shelf_add_up(family):
     tokens = np.random.default_rng(0).integers(0, 9, (2, 5))
@@ -344,6 +346,7 @@ def test_tokens_of_a_sum_have_their_own_part(method):
         np.testing.assert_allclose(found.change, np.sum(wanted * mask, axis=1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_of_bert_add_up_and_padding_has_none():
     bert = models.BERT(vocab_size=9, num_layers=1, num_heads=2, hidden_dim=8, max_length=5)
     model = models.BERTClassifier(bert, 2)
