@@ -75,8 +75,8 @@ def rows():
     return one_by_one()
 
 
-# 3 and 5 do not divide the rows, and of 20 there are too few.
-@pytest.mark.parametrize("microbatches", [1, 2, 3, 5, 8, 20])
+# 3 does not divide the rows, and of 20 there are too few.
+@pytest.mark.parametrize("microbatches", [1, 3, 20])
 def test_the_sum_is_that_of_a_naive_loop(rows, microbatches):
     grads, aux = run(microbatches=microbatches)
     assert_close(grads, total([shortened(row, CLIP) for row in rows]))
@@ -89,7 +89,8 @@ def test_the_sum_is_that_of_a_naive_loop(rows, microbatches):
 def test_a_bound_that_is_never_met_gives_the_plain_gradient_dropout_included():
     params, state = OBJECTIVE.init(jax.random.key(0), BATCH)
     keyed = with_example_keys(KEY, BATCH, None)
-    plain, aux = gradients.mean()(OBJECTIVE)(params, state, keyed, KEY)
+    mean = jax.jit(lambda p, b: gradients.mean()(OBJECTIVE)(p, state, b, KEY))
+    plain, aux = mean(params, keyed)
     grads, ours = run(clip_norm=1e6, microbatches=2)
     assert_close(grads, plain)
     assert_close(ours.metrics["accuracy"].sums, aux.metrics["accuracy"].sums)
@@ -283,7 +284,7 @@ def test_every_row_draws_by_itself_and_the_same_in_any_part():
         def gradient(rows, given=given, **options):
             estimator = gradients.private(1e6, expected_batch_size=4, **options)
             part = jax.tree.map(lambda x: x[:rows], given)
-            return estimator(drawing((4,)))(params, {}, part, KEY)[0]
+            return jax.jit(estimator(drawing((4,))))(params, {}, part, KEY)[0]
 
         assert_close(gradient(ROWS, microbatches=4), gradient(ROWS))
         two, one = gradient(2), gradient(1)
@@ -368,7 +369,11 @@ def on_one(devices):
     return moved(jaxdl.jit(step_of(), devices=devices[:1]))
 
 
-@pytest.mark.parametrize("layout", [jaxdl.data_parallel, jaxdl.fsdp], ids=["data", "fsdp"])
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(jaxdl.data_parallel, marks=pytest.mark.slow), jaxdl.fsdp],
+    ids=["data", "fsdp"],
+)
 def test_a_mesh_of_devices_moves_the_parameters_alike(on_one, layout, devices):
     options = {"microbatches": 2 if layout is jaxdl.fsdp else 1}
     got, sums = moved(jaxdl.jit(step_of(**options), layout=layout(), devices=devices))
@@ -401,7 +406,7 @@ def test_frozen_parameters_neither_move_nor_count_in_the_norm():
     )
     batch = {**BATCH, "mask": np.eye(ROWS, dtype=np.float32)[1]}
     state = step.init(jax.random.key(0), batch)
-    new, _ = step.update(state, batch)
+    new, _ = jax.jit(step.update)(state, batch)
     change = jax.tree.map(lambda a, b: np.asarray(a - b), state.params, new.params)
     assert not any(leaf.any() for leaf in jax.tree.leaves(change["dense_0"]))
     assert norm(change) == pytest.approx(1e-3, rel=1e-3)
@@ -417,7 +422,7 @@ def test_a_row_that_is_not_finite_skips_no_step():
     image = BATCH["image"].copy()
     image[0] = np.nan
     state = step.init(jax.random.key(0), BATCH)
-    new, sums = step.update(state, {**BATCH, "image": image})
+    new, sums = jax.jit(step.update)(state, {**BATCH, "image": image})
     report = jaxdl.report(sums)
     assert (report["skipped"], report["not_finite"]) == (0, 1)
     assert np.isfinite(report["loss"])
