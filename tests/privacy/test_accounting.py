@@ -46,7 +46,7 @@ def moments(rate, noise, steps):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+@pytest.mark.parametrize("accountant", ["rdp", pytest.param("pld", marks=pytest.mark.slow)])
 def test_epsilon_is_dp_accountings_own_and_below_the_published(name, accountant):
     rate, noise, epochs, published = PUBLISHED[name]
     steps = steps_of(rate, epochs)

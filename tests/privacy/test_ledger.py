@@ -16,7 +16,7 @@ from jaxdl import data, gradients, losses, metrics, models, privacy
 from jaxdl.errors import CheckpointError, ConfigError
 from jaxdl.hooks import EarlyStop, LossSpike
 from jaxdl.protocols import Moment
-from jaxdl.recipe import train
+from jaxdl.recipe import place, train
 
 RNG = np.random.default_rng(0)
 SOURCE = data.arrays(
@@ -55,10 +55,15 @@ def lines(folder):
     return [json.loads(line) for line in text]
 
 
+def run(recipe, folder):
+    placed = place(recipe, devices=jax.devices()[:1])
+    return train(recipe, folder, placed=placed, progress=False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "private"
-    train(private(), path, progress=False)
+    run(private(), path)
     return path
 
 
@@ -87,15 +92,15 @@ def test_a_run_that_goes_on_has_the_account_and_the_noise_of_one_that_never_stop
     folder, tmp_path
 ):
     half = dataclasses.replace(private(plain(steps=4)), checkpoint_every=2)
-    train(half, tmp_path, progress=False)
-    whole = train(dataclasses.replace(private(), checkpoint_every=2), tmp_path, progress=False)
+    run(half, tmp_path)
+    whole = run(dataclasses.replace(private(), checkpoint_every=2), tmp_path)
     assert whole.started == 4
     timeless = [[{**line, "time": 0} for line in lines(each)] for each in (folder, tmp_path)]
     figures = [[(x["step"], x.get("loss"), x.get("epsilon")) for x in each] for each in timeless]
     assert figures[0] == [x for x in figures[1] if x in figures[0]]
     other = dataclasses.replace(private(plain(steps=8), noise_multiplier=0.5), checkpoint_every=2)
     with pytest.raises(CheckpointError, match=r"noise_multiplier: 1.1 became 0.5"):
-        train(other, tmp_path, progress=False)
+        run(other, tmp_path)
 
 
 def test_the_noise_is_found_for_an_epsilon():
