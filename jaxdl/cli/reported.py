@@ -25,7 +25,7 @@ from jaxdl.reporting import FewRows
 
 __all__ = ["Reopened", "reopen", "rows_of", "split_of"]
 
-_LARGEST_OUTPUTS = 1 << 29
+_LARGEST_OUTPUTS = 1 << 28
 """Bytes of outputs that are held; where they take more the rows have a loss alone."""
 _LARGEST_FIELDS = 1 << 29
 """Bytes of fields that are held of all rows; the larger ones are read again for those shown."""
