@@ -33,7 +33,7 @@ def summary(run: RunFolder) -> Section:
     if planned is not None and planned != found.get("steps"):
         facts.append(("Steps asked for", number(planned)))
     if isinstance(found.get("seconds"), int | float):
-        facts.append(("Time, last sitting", duration(found["seconds"])))
+        facts.append(("Time, last sitting", duration(float(found["seconds"]))))
     count = sum(each.size for each in run.parameters) or found.get("parameters")
     if count is not None:
         facts.append(("Parameters", number(count)))

@@ -52,7 +52,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}{SPACE}%" if math.isfinite(share) else "not defined"
 
 
-def duration(seconds: int | float) -> str:
+def duration(seconds: float) -> str:
     """A time as people say it.
 
     Args:
