@@ -43,18 +43,16 @@ def details(run: Restored, split: str, rows: Rows) -> dict[str, Any]:
         )
     classes = rows.chances.shape[1]
     counts = evaluation.confusion(rows.label, rows.said, classes)
-    table = evaluation.class_table(counts, class_names(run.recipe, split, LABEL, classes))
+    names = class_names(run.recipe, split, LABEL)
+    table = evaluation.class_table(counts, names if len(names) == classes else None)
     bins = evaluation.reliability(*evaluation.top_label(rows.chances, rows.label))
-    own = rows.chances[np.arange(len(rows.label)), rows.label]
-    with np.errstate(divide="ignore"):
-        log_loss = float(-np.log(own).mean())
     return {
         "classes": [row._asdict() for row in table],
         "confusion": counts,
         "calibration": {
             "calibration_error": evaluation.calibration_error(bins),
             "brier_score": evaluation.brier_score(rows.chances, rows.label),
-            "log_loss": log_loss,
+            "log_loss": evaluation.log_loss(rows.chances, rows.label),
             "bins": [dict(zip(bins._fields, row, strict=True)) for row in zip(*bins, strict=True)],
         },
     }
@@ -94,9 +92,7 @@ def slices(
         name: evaluation.by_slice(weighted_mean, values, rows.weight, **options)
         for name, values in rows.figures.items()
     }
-    names = {}
-    if not edges and by.dtype.kind in "iu" and by.size:
-        names = dict(enumerate(class_names(run.recipe, split, field, int(by.max()) + 1)))
+    names = {} if edges else dict(enumerate(class_names(run.recipe, split, field)))
     return [
         {
             "slice": names.get(parts[0].slice, parts[0].slice),
@@ -131,8 +127,12 @@ def intervals(rows: Rows, *, seed: int, level: float, resamples: int) -> dict[st
         classes = rows.chances.shape[1]
 
         def macro_f1(said: npt.NDArray[Any], label: npt.NDArray[Any]) -> float:
-            table = evaluation.class_table(evaluation.confusion(label, said, classes))
-            return float(np.mean([row.f1 for row in table if row.support or row.predicted]))
+            counts = [
+                np.bincount(numbers, minlength=classes)
+                for numbers in (label[said == label], label, said)
+            ]
+            occur = counts[1] + counts[2]
+            return float(np.mean(2 * counts[0][occur > 0] / occur[occur > 0]))
 
         found["f1"] = evaluation.bootstrap(
             macro_f1, rows.said, rows.label, method="percentile", **options

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -107,15 +108,29 @@ def is_classifier(run: Restored) -> bool:
     label = spec.get(LABEL)
     if label is None or label.dtype.kind not in "iub" or len(label.shape) != 1:
         return False
+    said = _outputs(run, spec)
+    if not hasattr(said, "shape") or said.shape[:1] != label.shape or said.ndim > 2:
+        return False
+    return jnp.issubdtype(said.dtype, jnp.floating) and _is_read(run, spec)
+
+
+def _outputs(run: Restored, spec: Any) -> Any:
+    """The shapes of ``Aux.outputs``; nothing is computed."""
     key = jax.eval_shape(jax.random.key, 0)
 
     def outputs(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
         return run.recipe.objective.loss(params, model_state, batch, key, train=False)[1].outputs
 
-    said = jax.eval_shape(outputs, run.state.params, run.state.model_state, spec, key)
-    if not hasattr(said, "shape") or said.shape[:1] != label.shape:
-        return False
-    return said.ndim <= 2 and np.issubdtype(np.dtype(said.dtype).type, np.inexact)
+    return jax.eval_shape(outputs, run.state.params, run.state.model_state, spec, key)
+
+
+def _is_read(run: Restored, spec: dict[str, Any]) -> bool:
+    """Whether the objective needs the label: an autoencoder of labelled images does not."""
+    try:
+        _outputs(run, {name: leaf for name, leaf in spec.items() if name != LABEL})
+    except Exception:  # noqa: BLE001 - anybody's objective may miss it in its own way
+        return True
+    return False
 
 
 def rows_of(
@@ -162,18 +177,16 @@ def rows_of(
     return Rows(found, chosen, weight[count], loss, chances, label, said)
 
 
-def class_names(recipe: Recipe, split: str, field: str, count: int) -> list[str]:
-    """The names of classes where the data knows them, else their numbers.
+def class_names(recipe: Recipe, split: str, field: str) -> list[str]:
+    """The names of the classes of a field; none where the data does not know them.
 
     Args:
         recipe: of the run.
         split: whose source is asked.
         field: of class numbers.
-        count: how many classes.
     """
     known: Any = getattr(recipe.evaluated()[split].source, "class_names", {})
-    names = [str(name) for name in known.get(field, ())]
-    return names if len(names) == count else [str(k) for k in range(count)]
+    return [str(name) for name in known.get(field, ())]
 
 
 def _weights(found: Predictions) -> npt.NDArray[np.float64]:

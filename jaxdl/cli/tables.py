@@ -1,7 +1,7 @@
 """Tables on the standard output.
 
-Reads from: nothing of jaxdl. Used by: cli.training, cli.measuring, cli.doctor, cli.datasets,
-cli.judging.
+Reads from: nothing of jaxdl. Used by: cli.training, cli.measuring,
+cli.comparing_runs, cli.doctor, cli.datasets, cli.judging.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``jaxdl train FILE``: the file's settings and the run's options from one command line.
 
 Reads from: errors, units, data, hosts, placement, recipe, cli.arguments, cli.files, cli.runs,
-cli.tables. Used by: cli.verbs, cli.rehearsing.
+cli.tables. Used by: cli.verbs, cli.rehearsing, cli.rows.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ usage: jaxdl VERB ...
   evaluate RUN       measure a trained run again, from its folder
   report RUN         write the page of a run, one HTML file; of two runs, their comparison
   explain RUN        why it gave its scores: heat maps, tokens, nearest training examples
+  evaluate RUN ...   measure a trained run again, or compare runs on the same examples
   judge ...          make a blind page for human judges, and read what they say
   checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time

@@ -4,6 +4,7 @@ from jaxdl.evaluation.calibration import (
     Reliability,
     brier_score,
     calibration_error,
+    log_loss,
     reliability,
     top_label,
 )
@@ -12,6 +13,7 @@ from jaxdl.evaluation.exact import PlacedEvalStep, check_exact, evaluate
 from jaxdl.evaluation.folds import Fold, stratified_folds
 from jaxdl.evaluation.intervals import Interval, bootstrap
 from jaxdl.evaluation.measuring import measure
+from jaxdl.evaluation.ranking import auroc, average_precision
 from jaxdl.evaluation.significance import (
     Difference,
     McNemar,
@@ -31,6 +33,8 @@ __all__ = [
     "PlacedEvalStep",
     "Reliability",
     "SliceRow",
+    "auroc",
+    "average_precision",
     "bootstrap",
     "brier_score",
     "by_slice",
@@ -41,6 +45,7 @@ __all__ = [
     "confusion",
     "evaluate",
     "holm",
+    "log_loss",
     "mcnemar",
     "measure",
     "paired_bootstrap",

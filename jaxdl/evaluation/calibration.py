@@ -2,7 +2,7 @@
 
 ``metrics.expected_calibration_error`` is the same error summed over batches on the device.
 
-Reads from: errors, metrics, evaluation.rows. Used by: by hand.
+Reads from: errors, metrics, evaluation.rows. Used by: cli, and by hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from jaxdl.errors import BatchError, ConfigError
 from jaxdl.evaluation.rows import same_rows
 from jaxdl.metrics.sums import quotient
 
-__all__ = ["Reliability", "brier_score", "calibration_error", "reliability", "top_label"]
+__all__ = [
+    "Reliability",
+    "brier_score",
+    "calibration_error",
+    "log_loss",
+    "reliability",
+    "top_label",
+]
 
 
 class Reliability(NamedTuple):
@@ -148,6 +155,36 @@ def brier_score(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
         return float(np.mean((given.astype(np.float64) - true) ** 2))
     table, true = _checked(probabilities, labels)
     return float(np.mean(((table - np.eye(table.shape[1])[true]) ** 2).sum(axis=1)))
+
+
+def log_loss(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    r"""The mean of :math:`-\log` of the probability of what came true, in nats; 0 is best.
+
+    Args:
+        probabilities: ``[B, K]``, each row of sum 1; or of an event, ``[B]``.
+        labels: class numbers ``[B]``; or 0 and 1.
+
+    Returns:
+        The loss. A probability of 0 counts as float64's 2.2e-16, as in scikit-learn's ``log_loss``,
+        so that it is finite.
+
+    Raises:
+        BatchError: these are no probabilities, or no labels of them.
+
+    Examples:
+        >>> round(log_loss([[0.5, 0.5], [0.25, 0.75]], [0, 1]), 4)
+        0.4904
+    """
+    if np.ndim(probabilities) == 1:  # pyright: ignore[reportArgumentType]  # numpy's own gap
+        given, true = same_rows(probabilities, labels, least=1)
+        chance = given.astype(np.float64)
+        _check_range(chance, true, 2)
+        own = np.where(true == 1, chance, 1 - chance)
+    else:
+        table, true = _checked(probabilities, labels)
+        own = table[np.arange(len(true)), true]
+    least = np.finfo(np.float64).eps
+    return float(-np.mean(np.log(np.clip(own, least, 1 - least))))
 
 
 def _checked(

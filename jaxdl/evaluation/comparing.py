@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
         b: the second one's.
         difference: the first's less the second's, by ``paired_bootstrap``.
         permutation: the p-value of ``permutation_test``.
-        mcnemar: where the rows are right or wrong; ``None`` for other figures.
+        mcnemar: where the figures are truth values, right or wrong; ``None`` for others.
     """
 
     a: Interval
@@ -76,7 +76,8 @@ def compare(
         >>> found.difference.value, found.permutation, found.mcnemar.p_value
         (0.75, 0.03125, 0.03125)
     """
-    first, second, many = same_rows(a, b, np.ones(len(np.asarray(a))) if weight is None else weight)
+    first, second = same_rows(a, b)
+    first, second, many = same_rows(a, b, np.ones(len(first)) if weight is None else weight)
     if first.ndim != 1 or second.ndim != 1 or many.ndim != 1 or not (many >= 0).all():
         raise BatchError(
             f"figures {list(first.shape)} and {list(second.shape)}, weights {list(many.shape)}"

@@ -2,7 +2,8 @@
 
 Every batch is given a mask and one number of rows, so that all splits share one program.
 
-Reads from: errors, protocols, data, metrics. Used by: hooks, recipe, and by hand.
+Reads from: errors, protocols, data, metrics. Used by: evaluation.measuring,
+hooks, recipe, and by hand.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cross-validation for small data: which rows to train on and which to hold out.
 
-Reads from: errors, data, evaluation.rows. Used by: by hand.
+Reads from: errors, data, evaluation.rows. Used by: recipe, and by hand.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def stratified_folds(
             only as even as whole groups allow.
 
     Returns:
-        The folds. The source's rows of one are ``source[fold.train]``.
+        The folds. The rows of one are ``data.arrays(source.gather(fold.train))``.
 
     Raises:
         BatchError: the arrays differ in length.

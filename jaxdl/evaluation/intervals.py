@@ -1,6 +1,7 @@
 """How sure a figure is: intervals by the bootstrap.
 
-Reads from: errors, data, evaluation.rows. Used by: evaluation.significance, and by hand.
+Reads from: errors, data, evaluation.rows. Used by: evaluation.comparing, cli,
+and by hand.
 """
 
 from __future__ import annotations

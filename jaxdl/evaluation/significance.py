@@ -1,6 +1,7 @@
 """Whether one system is better than another, measured on the same rows.
 
-Reads from: errors, data, evaluation.rows, evaluation.intervals. Used by: by hand.
+Reads from: errors, data, evaluation.rows. Used by:
+evaluation.comparing, and by hand.
 """
 
 from __future__ import annotations

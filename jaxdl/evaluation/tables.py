@@ -1,6 +1,6 @@
 """Tables over the predictions of a data set: confusion, classes, slices.
 
-Reads from: errors, metrics, evaluation.rows. Used by: by hand.
+Reads from: errors, metrics, evaluation.rows. Used by: cli, and by hand.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Accuracy, precision, recall, F1 and the confusion matrix they are read from.
 
-Counts are int32 in a batch and int64 in ``metrics.total``, so they are exact. A class that never
-occurs scores 0, as scikit-learn's ``zero_division=0``.
+Counts are int32 in a batch and int64 in ``metrics.total``, so they are exact. What has nothing to
+divide by is ``zero_division``, 0 when not given, with scikit-learn's meaning.
 
 Reads from: errors, protocols, metrics.selection, metrics.sums. Used by: recipes, by choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -59,14 +58,17 @@ def accuracy(*, target: str = "label") -> Metric:
     return Metric(measure, lambda sums: {"accuracy": float(quotient(*sums))})
 
 
-def top_k_accuracy(k: int, *, target: str = "label") -> Metric:
+def top_k_accuracy(
+    k: int, *, target: str = "label", ties: Literal["higher", "lower"] = "higher"
+) -> Metric:
     """The share of entries whose target is among the ``k`` highest scores.
-
-    Among equal scores the lower class number comes first.
 
     Args:
         k: at least 1.
         target: the batch field of class numbers.
+        ties: which class number comes first among equal scores: the higher one, as in
+            scikit-learn's ``top_k_accuracy_score``; or the lower one, which for ``k=1`` is
+            ``accuracy``.
 
     Raises:
         ConfigError: ``k`` is not positive.
@@ -84,7 +86,11 @@ def top_k_accuracy(k: int, *, target: str = "label") -> Metric:
                 do="use a smaller k",
             )
         weights = counted(batch, targets.shape)
-        _, best = jax.lax.top_k(outputs, k)
+        # top_k ranks -0.0 below 0.0, which are equal.
+        scores = jnp.where(outputs == 0, jnp.zeros_like(outputs), outputs)
+        scores = jnp.flip(scores, axis=-1) if ties == "higher" else scores
+        _, best = jax.lax.top_k(scores, k)
+        best = outputs.shape[-1] - 1 - best if ties == "higher" else best
         right = jnp.any(best == targets[..., None], axis=-1)
         return Mean(jnp.sum(jnp.where(right, weights, 0)), jnp.sum(weights))
 
@@ -109,7 +115,11 @@ def confusion_matrix(num_classes: int, *, target: str = "label") -> Metric:
 
 
 def precision(
-    num_classes: int, *, average: Average | None = "macro", target: str = "label"
+    num_classes: int,
+    *,
+    average: Average | None = "macro",
+    target: str = "label",
+    zero_division: float = 0.0,
 ) -> Metric:
     """Of the entries predicted as a class, the share that is of it.
 
@@ -118,34 +128,63 @@ def precision(
         average: ``"macro"`` over classes that occur as target or prediction, ``"weighted"`` by
             targets, ``"micro"`` over entries, or ``None`` for one value a class.
         target: the batch field of class numbers.
+        zero_division: the value of a class that there is nothing to divide by for; NaN leaves it
+            out of averages.
+
+    Raises:
+        ConfigError: the average is none of these.
     """
-    return _from_confusion("precision", num_classes, average, target)
+    return _from_confusion("precision", num_classes, average, target, zero_division)
 
 
-def recall(num_classes: int, *, average: Average | None = "macro", target: str = "label") -> Metric:
+def recall(
+    num_classes: int,
+    *,
+    average: Average | None = "macro",
+    target: str = "label",
+    zero_division: float = 0.0,
+) -> Metric:
     """Of the entries of a class, the share that is predicted as it. Arguments as ``precision``.
 
     Args:
         num_classes: ``K``.
         average: as in ``precision``.
         target: the batch field of class numbers.
+        zero_division: as in ``precision``.
+
+    Raises:
+        ConfigError: the average is none of these.
     """
-    return _from_confusion("recall", num_classes, average, target)
+    return _from_confusion("recall", num_classes, average, target, zero_division)
 
 
-def f1(num_classes: int, *, average: Average | None = "macro", target: str = "label") -> Metric:
+def f1(
+    num_classes: int,
+    *,
+    average: Average | None = "macro",
+    target: str = "label",
+    zero_division: float = 0.0,
+) -> Metric:
     """The harmonic mean of precision and recall, by class, then averaged.
 
     Args:
         num_classes: ``K``.
         average: as in ``precision``.
         target: the batch field of class numbers.
+        zero_division: as in ``precision``; of a class that is neither target nor prediction.
+
+    Raises:
+        ConfigError: the average is none of these.
     """
-    return _from_confusion("f1", num_classes, average, target)
+    return _from_confusion("f1", num_classes, average, target, zero_division)
 
 
 def classification_report(
-    num_classes: int, *, average: Average = "macro", target: str = "label"
+    num_classes: int,
+    *,
+    average: Average = "macro",
+    target: str = "label",
+    zero_division: float = 0.0,
 ) -> Metric:
     """Accuracy, precision, recall and F1 read from one confusion matrix.
 
@@ -153,26 +192,37 @@ def classification_report(
         num_classes: ``K``.
         average: as in ``precision``.
         target: the batch field of class numbers.
+        zero_division: as in ``precision``.
 
     Returns:
         A metric that reports ``accuracy``, ``precision``, ``recall`` and ``f1``.
+
+    Raises:
+        ConfigError: the average is none of these.
     """
     _check_average(average)
 
     def read(counts: Any) -> dict[str, Any]:
-        scores = class_scores(counts)
-        values = {name: _averaged(scores, name, average) for name in ("precision", "recall", "f1")}
+        scores = class_scores(counts, zero_division=zero_division)
+        values = {
+            name: _averaged(scores, name, average, zero_division)
+            for name in ("precision", "recall", "f1")
+        }
         diagonal, everything = np.trace(np.asarray(counts)), np.sum(counts)
         return {"accuracy": float(quotient(diagonal, everything)), **values}
 
     return Metric(lambda outputs, batch: _confusion(outputs, batch, num_classes, target), read)
 
 
-def _from_confusion(name: str, num_classes: int, average: Any, target: str) -> Metric:
+def _from_confusion(
+    name: str, num_classes: int, average: Any, target: str, zero_division: float
+) -> Metric:
     _check_average(average)
-    reading: Callable[[Any], dict[str, Any]] = lambda counts: {  # noqa: E731
-        name: _averaged(class_scores(counts), name, average)
-    }
+
+    def reading(counts: Any) -> dict[str, Any]:
+        scores = class_scores(counts, zero_division=zero_division)
+        return {name: _averaged(scores, name, average, zero_division)}
+
     return Metric(lambda outputs, batch: _confusion(outputs, batch, num_classes, target), reading)
 
 
@@ -196,15 +246,16 @@ def _confusion(outputs: Any, batch: Batch, num_classes: int, target: str) -> jax
     return flat.reshape(num_classes, num_classes)
 
 
-def class_scores(counts: Any) -> dict[str, np.ndarray]:
+def class_scores(counts: Any, *, zero_division: float = 0.0) -> dict[str, np.ndarray]:
     """Precision, recall and F1 by class.
 
     Args:
         counts: a confusion matrix ``[K, K]``: row the target, column the prediction.
+        zero_division: the value where there is nothing to divide by.
 
     Returns:
         Arrays ``[K]``: ``right``, ``actual`` (how often the class was the target), ``predicted``,
-        ``precision``, ``recall`` and ``f1``; 0 where there is nothing to divide by.
+        ``precision``, ``recall`` and ``f1``.
     """
     matrix = np.asarray(counts, np.float64)
     right, actual, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
@@ -212,20 +263,23 @@ def class_scores(counts: Any) -> dict[str, np.ndarray]:
         "right": right,
         "actual": actual,
         "predicted": predicted,
-        "precision": quotient(right, predicted, 0.0),
-        "recall": quotient(right, actual, 0.0),
-        "f1": quotient(2 * right, actual + predicted, 0.0),
+        "precision": quotient(right, predicted, zero_division),
+        "recall": quotient(right, actual, zero_division),
+        "f1": quotient(2 * right, actual + predicted, zero_division),
     }
 
 
-def _averaged(scores: dict[str, np.ndarray], name: str, average: Average | None) -> Any:
-    values = scores[name]
+def _averaged(
+    scores: dict[str, np.ndarray], name: str, average: Average | None, empty: float
+) -> Any:
+    values, actual = scores[name], scores["actual"]
     if average is None:
         return values
     if average == "micro":
         # With one prediction an entry, micro precision, recall and F1 are all the accuracy.
-        return float(quotient(scores["right"].sum(), scores["actual"].sum(), 0.0))
-    if average == "weighted":
-        return float(quotient((values * scores["actual"]).sum(), scores["actual"].sum(), 0.0))
-    present = (scores["actual"] > 0) | (scores["predicted"] > 0)
-    return float(quotient(values[present].sum(), present.sum(), 0.0))
+        return float(quotient(scores["right"].sum(), actual.sum(), empty))
+    chosen = ((actual > 0) | (scores["predicted"] > 0)) & ~np.isnan(values)
+    weights = actual[chosen]
+    if average == "macro" or not weights.sum():
+        weights = np.ones_like(weights)
+    return float(quotient((values[chosen] * weights).sum(), weights.sum(), empty))

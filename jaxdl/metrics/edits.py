@@ -1,7 +1,7 @@
 """Error rates of rows of tokens: how many edits lead from what was found to what was meant.
 
-Reads from: errors, protocols, reductions, metrics.selection, metrics.sums. Used by: recipes, by
-choice.
+Reads from: errors, protocols, reductions, metrics.selection, metrics.transcripts.
+Used by: recipes, by choice.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdl.errors import BatchError
 from jaxdl.metrics.selection import targets_of
-from jaxdl.metrics.sums import quotient
+from jaxdl.metrics.transcripts import error_rate_of
 from jaxdl.protocols import MASK, Batch, Mean, Metric
 from jaxdl.reductions import expand_mask
 
@@ -64,7 +65,7 @@ def token_error_rate(
         name: what the value is reported as.
 
     Returns:
-        A metric, NaN when nothing was meant.
+        A metric; the number of edits when nothing was meant, as ``error_rate_of``.
     """
 
     def measure(outputs: Any, batch: Batch) -> Mean:
@@ -72,7 +73,7 @@ def token_error_rate(
         edits = edit_distance(found, meant, padding=padding)
         return _summed(edits, jnp.sum(_real(meant, padding), axis=1), batch)
 
-    return Metric(measure, lambda sums: {name: float(quotient(*sums))})
+    return Metric(measure, lambda sums: {name: error_rate_of(np.stack(sums))})
 
 
 def word_error_rate(
@@ -93,7 +94,7 @@ def word_error_rate(
         name: what the value is reported as.
 
     Returns:
-        A metric, NaN when nothing was meant.
+        A metric; the number of edits when nothing was meant, as ``error_rate_of``.
     """
 
     def measure(outputs: Any, batch: Batch) -> Mean:
@@ -104,7 +105,7 @@ def word_error_rate(
         equal = jnp.all(found[:, :, None] == meant[:, None], axis=-1)
         return _summed(_distances(equal, found_counts, meant_counts), meant_counts, batch)
 
-    return Metric(measure, lambda sums: {name: float(quotient(*sums))})
+    return Metric(measure, lambda sums: {name: error_rate_of(np.stack(sums))})
 
 
 def _decoded(decode: Callable[..., Any], outputs: Any) -> Any:

@@ -1,7 +1,7 @@
 """The programs of a recipe: built, placed, and checked against every split before any compute.
 
 Reads from: errors, protocols, data, step, evaluation, placement, recipe.parts.
-Used by: recipe.running, cli.
+Used by: recipe.running, recipe.predicting, recipe.crossing, cli.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a model says of every example of a split, row by row, for tables, tests and reports.
 
 Reads from: errors, protocols, data, placement, step, recipe.parts, recipe.placing.
-Used by: cli, and by hand.
+Used by: recipe.crossing, cli, and by hand.
 """
 
 from __future__ import annotations

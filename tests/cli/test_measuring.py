@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
 import shutil
 
 import numpy as np
+import optax
 import pytest
 from sklearn import metrics as sk
 
-from jaxdl import evaluation
+import jaxdl
+from jaxdl import data, evaluation, losses, models
+from jaxdl.cli import figures
+from jaxdl.cli.rows import Restored, is_classifier, rows_of
+from jaxdl.errors import ConfigError
+from jaxdl.recipe import Recipe, place
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +75,7 @@ def test_slices_and_intervals_are_of_the_saved_rows(saved):
     assert found["accuracy"] == right.mean()
     assert found["loss"] == pytest.approx(loss.mean(), rel=1e-6)
     parts = found["slices"]["label"]
-    assert [part["slice"] for part in parts] == ["0", "1"]
+    assert [part["slice"] for part in parts] == [0, 1]
     for k, part in enumerate(parts):
         mine = label == k
         assert part["rows"] == mine.sum()
@@ -77,6 +84,8 @@ def test_slices_and_intervals_are_of_the_saved_rows(saved):
     expected = evaluation.bootstrap(np.mean, loss, seed=0, method="percentile")
     assert found["intervals"]["loss"] == pytest.approx(expected._asdict(), rel=1e-9)
     assert set(found["intervals"]) == {"accuracy", "loss", "f1"}
+    f1 = sk.f1_score(label, rows["test/outputs"].argmax(1), average="macro")
+    assert found["intervals"]["f1"]["value"] == pytest.approx(f1)
     accuracy = found["intervals"]["accuracy"]
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
 
@@ -117,6 +126,7 @@ def test_two_runs_are_compared_row_by_row(runs, jaxdl_command):
     assert re.search(r"(late|early) (has .* than|and) (late|early)", out)
 
 
+@pytest.mark.slow
 def test_three_runs_are_compared_in_pairs_with_a_correction(runs, tmp_path, jaxdl_command):
     shutil.copytree(runs[1], tmp_path / "third")
     three = [*runs, tmp_path / "third"]
@@ -209,6 +219,7 @@ def recipe(config):
 '''
 
 
+@pytest.mark.slow
 def test_runs_without_classes_are_compared_by_loss(tmp_path, monkeypatch, jaxdl_command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tokens.py").write_text(LOSS_ONLY)
@@ -230,3 +241,65 @@ def test_runs_without_classes_are_compared_by_loss(tmp_path, monkeypatch, jaxdl_
     code, _, err = jaxdl_command("evaluate", "r0", "--details")
     assert code == 2
     assert "this run is none" in err
+
+
+def restored(loss, width, folder):
+    x = np.random.default_rng(0).normal(size=(13, 3)).astype(np.float32)
+    columns = {"x": x, "label": (x[:, 0] > 0).astype(np.int32), "mask": np.arange(13) % 4 > 0}
+    batches = data.Batches(data.arrays(columns), 5)
+    recipe = Recipe(
+        name="rows",
+        objective=jaxdl.supervised(models.MLP((width,)), *loss, inputs="x"),
+        optimizer=optax.sgd(0.1),
+        train=batches,
+        test=batches,
+        steps=1,
+        layout=jaxdl.single(),
+    )
+    placed = place(recipe)
+    return Restored(folder, recipe, placed, placed.train.init(0, batches[0])), columns
+
+
+def test_one_logit_is_a_classifier_of_two_and_masked_rows_are_left_out(tmp_path):
+    loss = (lambda y, t: losses.binary_cross_entropy(y[:, 0], t),)
+    run, columns = restored(loss, 1, tmp_path)
+    assert is_classifier(run)
+    rows = rows_of(run, "test", fields=["x"])
+    kept = columns["mask"]
+    np.testing.assert_array_equal(rows.fields["x"], columns["x"][kept])
+    logits = rows.predictions.outputs[kept, 0].astype(np.float64)
+    np.testing.assert_allclose(rows.chances[:, 1], 1 / (1 + np.exp(-logits)), rtol=1e-6)
+    np.testing.assert_array_equal(rows.said, logits > 0)
+    log_loss = sk.log_loss(columns["label"][kept], rows.chances)
+    assert np.average(rows.loss, weights=rows.weight) == pytest.approx(log_loss, rel=1e-5)
+
+
+def test_a_model_that_does_not_read_the_label_is_no_classifier(tmp_path):
+    def reconstruct(y, t):
+        return ((y - t) ** 2).mean(-1)
+
+    x = np.random.default_rng(0).normal(size=(13, 3)).astype(np.float32)
+    batches = data.Batches(data.arrays({"x": x, "label": np.zeros(13, np.int32)}), 5)
+    run, _ = restored((losses.softmax_cross_entropy,), 3, tmp_path)
+    objective = jaxdl.supervised(models.MLP((3,)), reconstruct, inputs="x", targets="x")
+    recipe = dataclasses.replace(run.recipe, objective=objective, train=batches, test=batches)
+    assert is_classifier(run)
+    assert not is_classifier(run._replace(recipe=recipe))
+    rows = rows_of(run._replace(recipe=recipe, placed=place(recipe)), "test")
+    assert rows.right is None
+    assert list(rows.figures) == ["loss"]
+
+
+def test_classes_are_called_by_their_names_where_the_data_knows_them(tmp_path):
+    run, columns = restored((losses.softmax_cross_entropy,), 2, tmp_path)
+    source = data.arrays(columns, class_names={"label": ["minus", "plus"]})
+    recipe = dataclasses.replace(run.recipe, test=data.Batches(source, 5))
+    rows = rows_of(run._replace(recipe=recipe), "test")
+    named = run._replace(recipe=recipe)
+    table = figures.details(named, "test", rows)["classes"]
+    assert [row["name"] for row in table] == ["minus", "plus"]
+    parts = figures.slices(named, "test", rows, "label")
+    assert [part["slice"] for part in parts] == ["minus", "plus"]
+    many = rows._replace(fields={"n": np.arange(300)})
+    with pytest.raises(ConfigError, match="has 300 different values"):
+        figures.slices(named, "test", many, "n")
