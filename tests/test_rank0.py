@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jaxdl import errors, reductions, tree_paths
+from jaxdl.products import wide_logits
 
 
 def test_error_has_three_parts_and_survives_pickling():
@@ -86,3 +87,37 @@ def test_pattern_that_finds_nothing_or_is_none():
         tree_paths.match_mask("enc/kernal", TREE)
     with pytest.raises(errors.PathError, match="is no regular expression"):
         tree_paths.match_mask("enc/(", TREE)
+
+
+def test_wide_logits_multiply_narrow_factors_in_both_passes():
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, table = jax.random.normal(keys[0], (2, 5, 16)), jax.random.normal(keys[1], (33, 16))
+    towards = jax.random.normal(keys[2], (2, 5, 33))
+
+    def of(product, dtype):
+        return jax.value_and_grad(
+            lambda x, table: jnp.sum(product(x.astype(dtype), table) * towards), argnums=(0, 1)
+        )
+
+    def plain(x, table):
+        return jnp.einsum("btd,vd->btv", x, table.astype(x.dtype))
+
+    wide, narrow = (of(wide_logits, dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    jax.tree.map(np.testing.assert_array_equal, wide(x, table), of(plain, jnp.float32)(x, table))
+    for mine, exact in zip(narrow(x, table)[1], wide(x, table)[1], strict=True):
+        assert 0 < float(jnp.max(jnp.abs(mine - exact))) < 0.02 * float(jnp.max(jnp.abs(exact)))
+    assert wide_logits(x.astype(jnp.bfloat16), table).dtype == jnp.float32
+    program = jax.make_jaxpr(jax.grad(lambda x: narrow(x, table)[0]))(x)
+    factors = [
+        {each.aval.dtype.name for each in equation.invars}
+        for equation in program.eqns
+        if equation.primitive.name == "dot_general"
+    ]
+    assert factors
+    assert all(each == {"bfloat16"} for each in factors)
+
+
+def test_wide_logits_of_a_state_in_forward_mode():
+    x, table = jnp.ones((1, 2, 3)), jnp.arange(12.0).reshape(4, 3)
+    out, moved = jax.jvp(wide_logits, (x, table), (x, jnp.zeros_like(table)))
+    np.testing.assert_array_equal(out, moved)

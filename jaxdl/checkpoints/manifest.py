@@ -39,6 +39,8 @@ __all__ = [
 
 FORMAT = 1
 FOLDER = "manifest"
+SEAL = "seal"
+"""The file that makes a folder a sealed one, see ``security``."""
 
 
 class Block(NamedTuple):
@@ -205,9 +207,15 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         DamagedError: a part is missing or altered, or the blocks do not make up the tensors.
-        CheckpointError: another version of jaxdl wrote it.
+        CheckpointError: it is sealed, or another version of jaxdl wrote it.
     """
     parts = [_read_part(path) for path in sorted((folder / FOLDER).glob("process_*.json"))]
+    if not parts and (folder / SEAL).is_file():
+        raise CheckpointError(
+            f"the checkpoint {folder} is sealed",
+            expected="one in the clear, or a key",
+            do="jaxdl checkpoint open decrypts it; evaluate, explain and report take --key",
+        )
     if not parts:
         raise damaged(folder, "it has no manifest: it was never finished")
     first = parts[0]

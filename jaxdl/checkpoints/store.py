@@ -3,7 +3,8 @@
 Orbax writes, commits and deletes. A checkpoint is three items in one commit: the tensors, a record
 in JSON, and the manifest of hashes.
 
-Reads from: errors, protocols, data.folders, checkpoints.*. Used by: hooks, recipe, cli.
+Reads from: errors, protocols, data.folders, checkpoints.*. Used by: hooks, recipe, security,
+cli.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from jaxdl.checkpoints.tensors import differences, generator, named, rebuilt, sp
 from jaxdl.errors import CheckpointError, NonFiniteError
 from jaxdl.protocols import PyTree
 
-__all__ = ["Checkpoints", "Restored"]
+__all__ = ["Checkpoints", "Restored", "move_aside"]
 
 _MARGIN = 1 << 20
 _THREADS = 4
@@ -178,7 +179,7 @@ class Checkpoints:
             step,
             lambda candidate: _read_step(self.folder, candidate, like, check=self._verify),
             before=before,
-            damaged=partial(_set_aside, self.folder) if set_aside else None,
+            damaged=partial(move_aside, self.folder) if set_aside else None,
         )
         return found._replace(passed_over=passed)
 
@@ -194,7 +195,7 @@ class Checkpoints:
         with contextlib.suppress(NonFiniteError):  # it is why the run goes back
             self.close()
         for late in [each for each in self.steps() if each >= step]:
-            _set_aside(self.folder, late)
+            move_aside(self.folder, late)
         return bool(self.steps())
 
     def _opened(self) -> Any:
@@ -294,7 +295,13 @@ def _check_same(path: Path, manifest: Manifest, wanted: Mapping[str, Any]) -> No
         )
 
 
-def _set_aside(folder: Path, step: int) -> None:
+def move_aside(folder: Path, step: int) -> None:
+    """Moves a checkpoint into ``damaged/``, on every process of the run.
+
+    Args:
+        folder: of the checkpoints.
+        step: updates done.
+    """
     if jax.process_index() == 0:
         aside = folder / "damaged"
         aside.mkdir(exist_ok=True)

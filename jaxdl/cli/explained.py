@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl.cli.subjects import Subject
+from jaxdl.cli.subjects import TOLERATED, Subject
 from jaxdl.cli.tables import table
 from jaxdl.errors import CheckpointError
 from jaxdl.explain.showing import draw_attributions, draw_neighbours, token_page
@@ -22,8 +22,6 @@ from jaxdl.protocols import MASK
 __all__ = ["Arrays", "described", "missed_rows", "relative_error", "show", "written"]
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
-
-_TOLERATED = 0.01
 
 
 def described(batch: Arrays, found: Arrays, subject: Subject) -> Arrays:
@@ -77,7 +75,7 @@ def missed_rows(found: Arrays) -> int:
         found: with ``error`` and ``change``.
     """
     share = relative_error(found["error"], found["change"])
-    return int(np.sum(~(share <= _TOLERATED)))
+    return int(np.sum(~(share <= TOLERATED)))
 
 
 def written(
@@ -155,6 +153,8 @@ def show(arrays: Arrays, files: Sequence[Path]) -> None:
     for name in ("label", "predicted", "target"):
         if name in arrays and arrays[name].ndim == 1:
             columns[name] = [str(value) for value in arrays[name]]
+    if "predicted" not in arrays:
+        columns["score"] = [f"{value:.4g}" for value in arrays["scores"].reshape(-1)]
     if "confidence" in arrays:
         columns["confidence"] = [f"{value:.3f}" for value in arrays["confidence"]]
     if "error" in arrays:
@@ -168,7 +168,7 @@ def show(arrays: Arrays, files: Sequence[Path]) -> None:
     if "error" in arrays and (missed := missed_rows(arrays)):
         print(
             f"warning: the attributions of {missed} rows miss the change of their score by more "
-            f"than {_TOLERATED:.0%}: give more --steps",
+            f"than {TOLERATED:.0%}: give more --steps",
             file=sys.stderr,
         )
     for file in files:

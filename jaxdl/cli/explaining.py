@@ -1,7 +1,7 @@
 """``jaxdl explain RUN``: why a trained run gave its scores, for a few examples of a split.
 
-Reads from: errors, data, checkpoints, explain, placement, recipe, step, cli.explained,
-cli.explanations, cli.subjects, cli.training. Used by: cli.verbs.
+Reads from: errors, protocols, data, explain, placement, recipe, cli.explained,
+cli.explanations, cli.stores, cli.subjects, cli.training. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from jaxdl import checkpoints, data, explain
-from jaxdl.cli.explained import Arrays, described, missed_rows, show, written
+from jaxdl import data, explain
+from jaxdl.cli.explained import Arrays, described, show, written
 from jaxdl.cli.explanations import explainer, featurer, row_losses
+from jaxdl.cli.stores import Key, Trusted, store_to_read
 from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, HostError
 from jaxdl.explain.showing import read_words
 from jaxdl.placement import PlacedFunction, jit
+from jaxdl.protocols import MASK
 from jaxdl.recipe import Placed, Recipe, place
-from jaxdl.step import PredictStep
 
 __all__ = ["ExplainOptions", "run"]
 
 _N = tyro.conf.arg(metavar="N")
-_STEPS = (50, 200, 800)
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class ExplainOptions:
     """Which layer grad-cam, nearest-examples or the embedding of tokens is; found if not given."""
     field: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Which field of the batch to explain by; image or tokens when not given."""
-    steps: Annotated[int | None, _N] = None
-    """Steps of integrated gradients: enough for an error of 1 %, at most 800, when not given.
-    Samples of smoothgrad: 50."""
+    steps: Annotated[int, _N] = 50
+    """Steps of integrated gradients, up to 16 times as many where the error is above 1 %; samples
+    of smoothgrad."""
     noise: float = 0.15
     """Of smoothgrad, as a share of the range of an example's values."""
     window: Annotated[int, _N] = 3
@@ -78,6 +78,10 @@ class ExplainOptions:
     """Of --which random, and of smoothgrad."""
     devices: Annotated[int | None, _N] = None
     """How many devices to use; all when not given."""
+    key: Key = None
+    """Of sealed checkpoints, where a key lies: file:PATH, env:NAME or command:WORDS."""
+    trust: Trusted = ()
+    """Of sealed checkpoints, the public key of their signer; as often as needed."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -98,18 +102,24 @@ def run(argv: Sequence[str]) -> int:
             expected=f"one of {', '.join(recipe.evaluated())}",
             do="choose one of them",
         )
-    spec = jax.eval_shape(lambda: data.pad_batch(batches[0], recipe.rows()))
-    subject = subject_of(recipe, placed.state, spec, options.field)
+    shapes = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype)
+        for name, value in data.pad_batch(batches[0], recipe.rows()).items()
+    }
+    subject = subject_of(recipe, placed.state, shapes, options.field)
     words = _words(options, example, config) if subject.tokens else None
-    programs = [
-        (featurer if _by_neighbours(options) else explainer)(recipe, subject, settings)
-        for settings in _settings(options)
-    ]
-    store = checkpoints.Checkpoints(options.run / "checkpoints")
+    settings = _settings(options)
+    nearest = settings.method == "nearest-examples"
+    made = (featurer if nearest else explainer)(recipe, subject, settings)
+    store = store_to_read(options.run, run_options, key=options.key, trust=options.trust)
     state = store.restore(placed.state, step=options.step).state
     rows = _chosen(options, recipe, batches, subject, (placed, state))
     batch = _gathered(batches, rows)
-    found = _found(options, recipe, programs, (state, batch), subject)
+    program = jit(made, layout=recipe.layout, devices=choose_devices(options.devices))
+    size = recipe.rows() if nearest else min(recipe.rows(), len(rows))
+    found = _explained(program, state, batch, subject, size)
+    if nearest:
+        found |= _neighbours(program, state, recipe, found.pop("features"), options.neighbours)
     arrays = {"index": rows, **described(batch, found, subject)}
     if "neighbours" in arrays:
         arrays |= _near_rows(recipe, arrays["neighbours"], subject)
@@ -135,42 +145,9 @@ def _check(options: ExplainOptions) -> None:
         )
 
 
-def _by_neighbours(options: ExplainOptions) -> bool:
-    return options.method == "nearest-examples"
-
-
-def _settings(options: ExplainOptions) -> list[Settings]:
-    """What to try, one after the other, until it is exact enough."""
-    names = ("method", "target", "layer", "noise", "window", "stride", "seed")
-    given = {name: getattr(options, name) for name in names}
-    more = _STEPS if options.method == "integrated-gradients" else _STEPS[:1]
-    return [
-        Settings(**given, steps=steps) for steps in ([options.steps] if options.steps else more)
-    ]
-
-
-def _found(
-    options: ExplainOptions,
-    recipe: Recipe,
-    programs: Sequence[PredictStep],
-    given: tuple[Any, Arrays],
-    subject: Subject,
-) -> Arrays:
-    """What is found of every chosen row."""
-    state, batch = given
-    near = _by_neighbours(options)
-    size = recipe.rows() if near else min(recipe.rows(), len(batch[subject.field]))
-    found: Arrays = {}
-    for made in programs:
-        program = jit(made, layout=recipe.layout, devices=choose_devices(options.devices))
-        found = _explained(program, state, batch, subject, size)
-        if near:
-            return found | _neighbours(
-                program, state, recipe, found.pop("features"), options.neighbours
-            )
-        if "error" not in found or not missed_rows(found):
-            break
-    return found
+def _settings(options: ExplainOptions) -> Settings:
+    names = ("method", "target", "layer", "steps", "noise", "window", "stride", "seed")
+    return Settings(**{name: getattr(options, name) for name in names})
 
 
 def _words(options: ExplainOptions, example: Any, config: Any) -> Sequence[str] | None:
@@ -196,7 +173,9 @@ def _chosen(
         drawn = np.random.default_rng(options.seed).permutation(batches.num_examples)
         return np.sort(drawn[:count])
     placed, state = trained
-    if "label" not in batches.spec or len(subject.scores.shape) != 2:
+    label, shape = batches.spec.get("label"), subject.scores.shape
+    classes = label is not None and label.dtype.kind in "iu" and label.ndim == 1
+    if not classes or len(shape) != 2 or shape[1] < 2:
         raise ConfigError(
             "the worst examples are asked for, and there is no label that scores compare with",
             expected="classes [B] in the field 'label', and scores [B, K]",
@@ -257,8 +236,9 @@ def _neighbours(
 def _near_rows(recipe: Recipe, near: npt.NDArray[np.int64], subject: Subject) -> Arrays:
     batch = _gathered(recipe.evaluated()["train"], np.unique(near))
     places = np.searchsorted(np.unique(near), near)
-    arrays = {"neighbour_inputs": batch[subject.field][places]}
-    return arrays | ({"neighbour_labels": batch["label"][places]} if "label" in batch else {})
+    names = {subject.field: "neighbour_inputs", "label": "neighbour_labels"}
+    names |= {MASK: "neighbour_mask"} if subject.tokens else {}
+    return {name: batch[field][places] for field, name in names.items() if field in batch}
 
 
 def _gathered(batches: data.Batches, wanted: npt.NDArray[np.int64]) -> Arrays:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl import explain, losses
-from jaxdl.cli.subjects import Settings, Subject, scores_of
+from jaxdl.cli.subjects import TOLERATED, Settings, Subject, scores_of
 from jaxdl.errors import ConfigError
 from jaxdl.models.layers import to_float
 from jaxdl.protocols import MASK, Batch, TrainState
@@ -143,10 +143,8 @@ def _of_values(fn: Any, inputs: Any, target: Any, mask: Any, given: _Given) -> M
             rolled = explain.attention_rollout(explain.attention_weights(fn)(inputs))
             found = _on_image(rolled, size)
         case _:
-            whole = explain.integrated_gradients(
-                fn, inputs, target, steps=settings.steps, mask=mask
-            )
-            return whole._asdict()
+            exact: dict[str, Any] = {"steps": settings.steps, "within": TOLERATED}
+            return explain.integrated_gradients(fn, inputs, target, mask=mask, **exact)._asdict()
     return {"attributions": found}
 
 
@@ -182,7 +180,13 @@ def _of_tokens(fn: Any, tokens: Any, target: Any, mask: Any, given: _Given) -> M
     layer = explain.linen_layer(fn, subject.layer(settings))
     method: Any = settings.method.replace("-", "_")
     found = explain.token_attributions(
-        layer, tokens, target, method=method, steps=settings.steps, mask=real
+        layer,
+        tokens,
+        target,
+        method=method,
+        steps=settings.steps,
+        within=TOLERATED,
+        mask=real,
     )
     rows: dict[str, Any] = {"attributions": found.scores}
     if found.error is not None:

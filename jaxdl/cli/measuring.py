@@ -1,6 +1,7 @@
 """``jaxdl evaluate RUN``: a run's recipe rebuilt from its folder, restored and measured.
 
-Reads from: errors, protocols, recipe, hooks, cli.comparing_runs, cli.figures, cli.rows, cli.tables.
+Reads from: errors, protocols, recipe, hooks, cli.comparing_runs, cli.figures, cli.rows, cli.stores,
+cli.tables.
 Used by: cli.verbs.
 """
 
@@ -16,6 +17,7 @@ import tyro
 
 from jaxdl.cli import comparing_runs, figures
 from jaxdl.cli.rows import LABEL, Restored, Rows, loaded, rows_of
+from jaxdl.cli.stores import Key, Trusted
 from jaxdl.cli.tables import score_table, table
 from jaxdl.errors import ConfigError
 from jaxdl.hooks.logs import jsonable
@@ -39,6 +41,10 @@ class EvaluateOptions:
     """The checkpoint of which step; the newest when not given."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many devices to use; all when not given."""
+    key: Key = None
+    """Of sealed checkpoints, where a key lies: file:PATH, env:NAME or command:WORDS."""
+    trust: Trusted = ()
+    """Of sealed checkpoints, the public key of their signer; as often as needed."""
     details: tyro.conf.FlagCreatePairsOff[bool] = False
     """Of a classifier: precision, recall and F1 by class, and its calibration."""
     by: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD")] = ()
@@ -70,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
     folder, *others = options.runs
     if others:
         return _compare(options)
-    restored = loaded(folder, step=options.step, devices=options.devices)
+    restored = _loaded(folder, options)
     splits = () if options.split == "all" else (options.split,)
     scores = score(restored.recipe, restored.placed, restored.state, splits)
     more = _more(options, restored, list(scores))
@@ -82,6 +88,11 @@ def run(argv: Sequence[str]) -> int:
     for split, found in more.items():
         _show(split, found, options.level)
     return 0
+
+
+def _loaded(folder: Path, options: EvaluateOptions) -> Restored:
+    opening: dict[str, Any] = {"key": options.key, "trust": options.trust}
+    return loaded(folder, step=options.step, devices=options.devices, **opening)
 
 
 def _more(
@@ -136,7 +147,7 @@ def _compare(options: EvaluateOptions) -> int:
     runs: list[tuple[Restored, Rows]] = []
     split = ""
     for folder in options.runs:
-        restored = loaded(folder, step=options.step, devices=options.devices)
+        restored = _loaded(folder, options)
         split = split or _one_split(options, restored)
         batches = restored.recipe.evaluated().get(split)
         spec = [] if batches is None else [name for name in batches.spec if name != MASK]

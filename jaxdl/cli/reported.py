@@ -1,6 +1,6 @@
 """What the page of a run needs of its model: the rows of a split, held as far as they fit.
 
-Reads from: errors, checkpoints, recipe, reporting, cli.training.
+Reads from: errors, recipe, reporting, cli.stores, .training.
 Used by: cli.reporting, .report_reasons.
 """
 
@@ -17,7 +17,8 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl import checkpoints, reporting
+from jaxdl import reporting
+from jaxdl.cli.stores import store_to_read
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, ObjectiveError
 from jaxdl.recipe import Placed, Predictions, Recipe, place, predict_split
@@ -53,7 +54,13 @@ class Reopened(NamedTuple):
     rate: int
 
 
-def reopen(folder: Path, devices: int | None = None) -> Reopened:
+def reopen(
+    folder: Path,
+    devices: int | None = None,
+    *,
+    key: str | None = None,
+    trust: Sequence[Path] = (),
+) -> Reopened:
     """Rebuilds a run's recipe and restores its newest checkpoint.
 
     The words of tokens are those of the function ``token_names(config)`` of the run's file, and
@@ -62,6 +69,8 @@ def reopen(folder: Path, devices: int | None = None) -> Reopened:
     Args:
         folder: of the run.
         devices: how many to use; all when ``None``.
+        key: where a key lies that opens sealed checkpoints; the run's own when ``None``.
+        trust: files of the public keys whose signatures on them count.
 
     Raises:
         JaxdlError: the folder, the data or the checkpoint is not as it was.
@@ -69,7 +78,7 @@ def reopen(folder: Path, devices: int | None = None) -> Reopened:
     example, config, run_options = reopened(folder)
     recipe = with_options(example.build(config), run_options)
     placed = place(recipe, devices=choose_devices(devices))
-    state = checkpoints.Checkpoints(folder / "checkpoints").restore(placed.state).state
+    state = store_to_read(folder, run_options, key=key, trust=trust).restore(placed.state).state
     module = sys.modules.get(example.config.__module__)
     named: Any = getattr(module, "token_names", None)
     words = (named(config) if named is not None else None) or ()

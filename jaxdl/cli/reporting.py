@@ -1,6 +1,6 @@
 """``jaxdl report RUN``: the page of a run; ``jaxdl report RUN_A RUN_B``: of two, compared.
 
-Reads from: errors, reporting, cli.report_reasons, .reported. Used by: cli.verbs.
+Reads from: errors, reporting, cli.report_reasons, .reported, .stores. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import jaxdl
 from jaxdl import reporting
 from jaxdl.cli.report_reasons import Explainer
 from jaxdl.cli.reported import reopen, rows_of, split_of
+from jaxdl.cli.stores import Key, Trusted
 from jaxdl.errors import ConfigError, DataError, JaxdlError
 
 __all__ = ["ReportOptions", "run"]
@@ -39,6 +40,10 @@ class ReportOptions:
     """Run the model over the split; without, the page has what the folder holds."""
     devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many devices to use; all when not given."""
+    key: Key = None
+    """Of sealed checkpoints, where a key lies: file:PATH, env:NAME or command:WORDS."""
+    trust: Trusted = ()
+    """Of sealed checkpoints, the public key of their signer; as often as needed."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -88,7 +93,7 @@ def _predicted(
     if not options.predictions:
         return "Not looked at: the report was made with --no-predictions.", None
     try:
-        there = reopen(folder, options.devices)
+        there = reopen(folder, options.devices, key=options.key, trust=options.trust)
         chosen = split_of(there.recipe, split)
         rows = rows_of(there, chosen)
         return rows, Explainer(there)

@@ -1,6 +1,6 @@
 """The rows of a trained run: restored, predicted, and what is read from them.
 
-Reads from: errors, checkpoints, protocols, recipe, cli.training.
+Reads from: errors, protocols, recipe, cli.stores, cli.training.
 Used by: cli.measuring, cli.figures, cli.comparing_runs.
 """
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl import checkpoints
+from jaxdl.cli.stores import store_to_read
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError
 from jaxdl.protocols import MASK
@@ -77,21 +77,31 @@ class Rows(NamedTuple):
         return None if self.said is None else self.said == self.label
 
 
-def loaded(folder: Path, *, step: int | None = None, devices: int | None = None) -> Restored:
+def loaded(
+    folder: Path,
+    *,
+    step: int | None = None,
+    devices: int | None = None,
+    key: str | None = None,
+    trust: Sequence[Path] = (),
+) -> Restored:
     """Rebuilds a run's recipe from its folder and restores it.
 
     Args:
         folder: of the run.
         step: the checkpoint of which step; the newest when ``None``.
         devices: how many to use; all when ``None``.
+        key: where a key lies that opens sealed checkpoints; the run's own when ``None``.
+        trust: files of the public keys whose signatures on them count.
 
     Raises:
         CheckpointError: it is no run, or has no such checkpoint.
+        SealError: the key opens none of it, or nobody trusted signed it.
     """
     example, config, run_options = reopened(folder)
     recipe = with_options(example.build(config), run_options)
     placed = place(recipe, devices=choose_devices(devices))
-    store = checkpoints.Checkpoints(folder / "checkpoints")
+    store = store_to_read(folder, run_options, key=key, trust=trust)
     restored = store.restore(placed.state, step=step)
     if restored.step < recipe.steps:
         print(f"measured after step {restored.step} of {recipe.steps}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 A key is named by where it lies, never written on the command line.
 
-Reads from: errors, units, checkpoints, security. Used by: cli.checkpoints.
+Reads from: errors, units, checkpoints, security. Used by: cli.checkpoints, cli.stores.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "RotateOptions",
     "SealOptions",
     "VerifyOptions",
+    "pair",
     "verify",
 ]
 
@@ -161,7 +162,7 @@ def _seal(argv: list[str]) -> int:
             expected="--sign SOURCE, or --unsigned",
             do="sign: whoever can write to the disk can replace what nobody signed",
         )
-    holders = [_pair(word) for word in options.holders]
+    holders = [pair(word) for word in options.holders]
     signer = None if options.sign is None else security.read_key(options.sign)
 
     def write(source: Path) -> security.Sealed:
@@ -179,7 +180,15 @@ def _seal(argv: list[str]) -> int:
     return 0
 
 
-def _pair(word: str) -> tuple[str, security.Secret]:
+def pair(word: str) -> tuple[str, security.Secret]:
+    """A role, and the key that shall have it.
+
+    Args:
+        word: ``ROLE=SOURCE``.
+
+    Raises:
+        ConfigError: it is something else; it is not repeated.
+    """
     role, _, source = word.partition("=")
     if role not in security.ROLES or not source:
         # The rest of the word is not repeated: it may be a key.
@@ -245,7 +254,7 @@ def _open(argv: list[str]) -> int:
 
 def _grant(argv: list[str]) -> int:
     options = tyro.cli(GrantOptions, prog="jaxdl checkpoint grant", args=argv)
-    role, new = _pair(options.to)
+    role, new = pair(options.to)
     _show(security.grant(options.sealed, role, new, **_changing(options)))
     return 0
 
@@ -260,7 +269,7 @@ def _revoke(argv: list[str]) -> int:
 
 def _rotate(argv: list[str]) -> int:
     options = tyro.cli(RotateOptions, prog="jaxdl checkpoint rotate", args=argv)
-    holders = [_pair(word) for word in options.holders]
+    holders = [pair(word) for word in options.holders]
     _show(security.rotate(options.sealed, holders, **_changing(options)))
     return 0
 

@@ -18,7 +18,7 @@ from jaxdl.explain import LayerInfo
 from jaxdl.protocols import MASK, Batch, TrainState
 from jaxdl.recipe import Recipe
 
-__all__ = ["METHODS", "Method", "Settings", "Subject", "scores_of", "subject_of"]
+__all__ = ["METHODS", "TOLERATED", "Method", "Settings", "Subject", "scores_of", "subject_of"]
 
 Method = Literal[
     "integrated-gradients",
@@ -30,6 +30,9 @@ Method = Literal[
     "attention-rollout",
     "nearest-examples",
 ]
+TOLERATED = 0.01
+"""How far integrated gradients may be from adding up, as a share of what they should add up to."""
+
 METHODS = (
     *("integrated-gradients", "saliency", "gradient-x-input", "smoothgrad", "occlusion"),
     *("grad-cam", "attention-rollout", "nearest-examples"),
@@ -100,7 +103,9 @@ class Subject(NamedTuple):
                 f"{settings.method} finds no layer in this model",
                 expected="nn.Embed for tokens, a layer that gives [B, h, w, C] for grad-cam, a "
                 "last nn.Dense for nearest-examples",
-                do="name one with --layer (there are: " + (", ".join(known) or "none") + ")",
+                do=f"name one with --layer (there are: {', '.join(known)})"
+                if known
+                else "explain it by hand: layers of NNX are found by explain.nnx_layer",
             )
         return fitting[0] if self.tokens and settings.method != "nearest-examples" else fitting[-1]
 

@@ -1,7 +1,7 @@
 """``jaxdl train FILE``: the file's settings and the run's options from one command line.
 
 Reads from: errors, units, data, hosts, placement, recipe, cli.arguments, cli.files, cli.runs,
-cli.tables. Used by: cli.verbs, cli.rehearsing, cli.rows.
+cli.stores, cli.tables. Used by: cli.verbs, cli.rehearsing, cli.rows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jaxdl import data, hosts, units
 from jaxdl.cli import runs
 from jaxdl.cli.arguments import check_file_first
 from jaxdl.cli.files import Example, load
+from jaxdl.cli.stores import store_of
 from jaxdl.cli.tables import score_table, table
 from jaxdl.errors import CheckpointError, ConfigError, HostError, LayoutError
 from jaxdl.loop import PREEMPTED
@@ -65,6 +66,12 @@ class RunOptions:
     """Show no progress."""
     checkpoint_every: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Steps from one checkpoint to the next; as the file says when not given."""
+    seal_for: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="ROLE=SOURCE")
+    ] = ()
+    """Seal the checkpoints: who may open them as what, train=file:train.key, as often as needed."""
+    seal_sign: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
+    """Where the key lies that signs what is sealed."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Host 0 of many; not needed where JAX detects the hosts (Cloud TPU, GKE, Slurm, MPI)."""
     num_hosts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -128,6 +135,7 @@ def run_file(
     """
     config, options = read_config(example, argv, prog)
     recipe = change(with_options(example.build(config), options))
+    store_of(options)  # a key that cannot be read ends it before there is a folder
     placed = place(recipe, devices=choose_devices(options.devices))
     if options.dry_run:
         _show_plan(recipe, placed)
@@ -268,6 +276,7 @@ def finish(
         progress=not options.quiet,
         settings=settings,
         source=source,
+        store=store_of(options),
     )
     seen(outcome)
     talks = jax.process_index() == 0

@@ -25,10 +25,12 @@ usage: jaxdl VERB ...
 
   train FILE         train the recipe that a file defines
   resume RUN         go on with a run that was cut, as if it had not been
-  evaluate RUN       measure a trained run again, from its folder
+  evaluate RUN ...   measure a trained run again, or compare runs on the same examples
   report RUN         write the page of a run, one HTML file; of two runs, their comparison
   explain RUN        why it gave its scores: heat maps, tokens, nearest training examples
-  evaluate RUN ...   measure a trained run again, or compare runs on the same examples
+  attack RUN         measure a trained run under PGD
+  robustness RUN     measure it on corrupted images, at five severities
+  certify RUN        say how far its labels are certain under noise
   judge ...          make a blind page for human judges, and read what they say
   checkpoint ...     list, verify, compare, export and seal the checkpoints of a run
   plan FILE          compile the step for a TPU slice without one: memory, traffic, time
@@ -58,6 +60,9 @@ _VERBS = {
     "evaluate": "jaxdl.cli.measuring:run",
     "report": "jaxdl.cli.reporting:run",
     "explain": "jaxdl.cli.explaining:run",
+    "attack": "jaxdl.cli.attacking:attack",
+    "robustness": "jaxdl.cli.attacking:corrupt",
+    "certify": "jaxdl.cli.attacking:certify",
     "judge": "jaxdl.cli.judging:run",
     "data": "jaxdl.cli.datasets:run",
     "doctor": "jaxdl.cli.doctor:run",

@@ -35,6 +35,7 @@ from jaxdl.data.mixing import cutmix, mixup
 from jaxdl.data.mu_law import mu_law_decode, mu_law_encode
 from jaxdl.data.packing import pack
 from jaxdl.data.padding import pad_batch
+from jaxdl.data.poisson import PoissonBatches
 from jaxdl.data.prefetching import Prefetcher, prefetch
 from jaxdl.data.prepared import tfds
 from jaxdl.data.preparing import prepare
@@ -55,6 +56,7 @@ __all__ = [
     "Environments",
     "GymnasiumEnvironments",
     "Moved",
+    "PoissonBatches",
     "Prefetcher",
     "Records",
     "Skipping",

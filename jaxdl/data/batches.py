@@ -121,7 +121,7 @@ class Batches:
         rows = self.rows(k)
         real = len(rows)
         if real < self.batch_size:
-            rows = np.concatenate([rows, np.full(self.batch_size - real, rows[0])])
+            rows = np.concatenate([rows, np.full(self.batch_size - real, rows[0] if real else 0)])
         if self._transform is None:
             batch = self.source.gather(rows[self._local])
         else:

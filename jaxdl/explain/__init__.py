@@ -14,6 +14,7 @@ from jaxdl.explain.layers import (
 )
 from jaxdl.explain.neighbours import Nearest, nearest_examples
 from jaxdl.explain.occluding import occlusion
+from jaxdl.explain.randomising import randomised, rank_correlation, sanity_check
 from jaxdl.explain.tokens import TokenAttributions, token_attributions
 
 __all__ = [
@@ -32,8 +33,11 @@ __all__ = [
     "nearest_examples",
     "nnx_layer",
     "occlusion",
+    "randomised",
+    "rank_correlation",
     "resized",
     "saliency",
+    "sanity_check",
     "smoothgrad",
     "split_layer",
     "token_attributions",

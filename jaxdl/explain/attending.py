@@ -47,8 +47,10 @@ def attention_weights(fn: ScoreFn) -> Callable[[Any], jax.Array]:
         beginning = current_trace()
 
         def watch(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            before = len(found)
             out = next_fun(*args, **kwargs)
-            if context.method_name != "__call__":
+            # A call that calls its parent class's has its weights already.
+            if context.method_name != "__call__" or len(found) > before:
                 return out
             module = context.module
             inner[module.path] = out

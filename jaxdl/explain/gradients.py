@@ -151,8 +151,7 @@ def smoothgrad(
     inputs = check_inputs(inputs, "smoothgrad")
     _check_smoothing(samples, noise, combine)
     dtype = wide(inputs.dtype)
-    rows = inputs.shape[0]
-    keys = key if jnp.ndim(key) else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+    keys = _row_keys(key, inputs.shape[0])
     deviation = noise * (_ranges(inputs.astype(dtype), mask) if relative else 1.0)
 
     def drawn(key: Any, sample: Any) -> jax.Array:
@@ -173,6 +172,18 @@ def smoothgrad(
     zeros = jnp.zeros(inputs.shape, dtype)
     (mean, spread), _ = jax.lax.scan(one, (zeros, zeros), jnp.arange(samples))
     return at_mask(mean if combine in ("mean", "absolute") else spread / samples, mask)
+
+
+def _row_keys(key: Any, rows: int) -> jax.Array:
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape not in ((), (rows,)):
+        raise ConfigError(
+            f"the key is {getattr(key, 'dtype', type(key).__name__)}"
+            f"{list(getattr(key, 'shape', ()))}",
+            expected=f"a typed key, or [{rows}] of them, one a row",
+            do="make it with jax.random.key(seed)",
+        )
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
 
 def _ranges(inputs: jax.Array, mask: Any) -> jax.Array:

@@ -28,6 +28,7 @@ _RULES = (
     *("gausslegendre", "riemann_left", "riemann_right", "riemann_middle"),
     "riemann_trapezoid",
 )
+_MOST_PARTS = 16
 
 
 class Integrated(NamedTuple):
@@ -53,6 +54,7 @@ def integrated_gradients(
     baselines: Any = 0.0,
     steps: int = 50,
     rule: Rule = "gausslegendre",
+    within: float | None = None,
     chunk: int = 1,
     mask: Any = None,
 ) -> Integrated:
@@ -73,6 +75,8 @@ def integrated_gradients(
         baselines: where the way begins: a number, or an array ``[B, ...]`` or ``[1, ...]``.
         steps: points on the way.
         rule: where the points are and how they are weighed.
+        within: the error that is allowed, as a share of the change, such as 0.01. Rows with a
+            larger one have their way cut into 2, 4, 8 or 16 parts of ``steps`` points each.
         chunk: how many points are computed at once.
         mask: as ``saliency``; the error is then taken over what it leaves.
 
@@ -90,20 +94,60 @@ def integrated_gradients(
         ([[1.0, 9.0]], [10.0])
     """
     inputs = check_inputs(inputs, "integrated_gradients")
-    places, weights = quadrature(rule, steps)
-    dtype = wide(inputs.dtype)
+    _check_within(within)
+    places, weights = (jnp.asarray(each, wide(inputs.dtype)) for each in quadrature(rule, steps))
     start = baseline_of(baselines, inputs)
-    way = inputs.astype(dtype) - start
+    way = inputs.astype(start.dtype) - start
+    change = chosen(fn(inputs), targets) - chosen(fn(start.astype(inputs.dtype)), targets)
 
     def gradient(place: jax.Array) -> jax.Array:
         return input_gradient(fn, (start + place * way).astype(inputs.dtype), targets)
 
-    mean = added_up(gradient, places.astype(dtype), weights.astype(dtype), chunk)
-    attributions = at_mask(mean * way, mask)
-    first = fn(start.astype(inputs.dtype))
-    change = chosen(fn(inputs), targets) - chosen(first, targets)
-    total = jnp.sum(attributions, axis=tuple(range(1, inputs.ndim)))
+    def found(parts: Any) -> Integrated:
+        def add(part: Any, total: jax.Array) -> jax.Array:
+            return total + added_up(gradient, (part + places) / parts, weights / parts, chunk)
+
+        mean = jax.lax.fori_loop(0, parts, add, jnp.zeros(inputs.shape, way.dtype))
+        return _summed(at_mask(mean * way, mask), change)
+
+    if within is None:
+        mean = added_up(gradient, places, weights, chunk)
+        return _summed(at_mask(mean * way, mask), change)
+    return _refined(found, within)
+
+
+def _summed(attributions: jax.Array, change: jax.Array) -> Integrated:
+    total = jnp.sum(attributions, axis=tuple(range(1, attributions.ndim)))
     return Integrated(attributions, total.astype(change.dtype) - change, change)
+
+
+def _refined(found: Callable[[Any], Integrated], within: float) -> Integrated:
+    """More and more parts, until the rows are exact enough; those that are keep what they have."""
+
+    def rough(result: Integrated) -> jax.Array:
+        return jnp.abs(result.error) > within * jnp.abs(result.change)
+
+    def again(state: tuple[Any, Integrated]) -> jax.Array:
+        return (state[0] < _MOST_PARTS) & jnp.any(rough(state[1]))
+
+    def finer(state: tuple[Any, Integrated]) -> tuple[Any, Integrated]:
+        parts, last = 2 * state[0], state[1]
+        new, chosen_rows = found(parts), rough(last)
+
+        def kept(ours: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(chosen_rows.reshape(-1, *[1] * (ours.ndim - 1)), ours, old)
+
+        return parts, jax.tree.map(kept, new, last)
+
+    one = jnp.asarray(1, jnp.int32)
+    return jax.lax.while_loop(again, finer, (one, found(one)))[1]
+
+
+def _check_within(within: float | None) -> None:
+    if within is not None and not within > 0:
+        raise ConfigError(
+            f"within is {within}", expected="a share above 0, or None", do="use within=0.01"
+        )
 
 
 def quadrature(rule: Rule, steps: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -77,7 +77,7 @@ def split_layer(features: Callable[[Any], Any], head: Callable[[Any], Any]) -> L
         (6, 11)
     """
 
-    def resume(inputs: Any, activation: Any) -> jax.Array:
+    def resume(inputs: Any, activation: Any) -> Any:
         del inputs
         return head(activation)
 
@@ -102,13 +102,19 @@ def linen_layers(fn: ScoreFn, inputs: Any) -> list[LayerInfo]:
     """
     found: list[LayerInfo] = []
 
+    inside: list[tuple[str, ...]] = []
+
     def watch(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        given = args[0] if args else None
+        module = context.module
+        # A call that calls its parent class's is one call.
+        if context.method_name != "__call__" or module.path in inside:
+            return next_fun(*args, **kwargs)
+        inside.append(module.path)
         out = next_fun(*args, **kwargs)
-        if context.method_name == "__call__":
-            module = context.module
-            kind = type(module).__name__
-            found.append(LayerInfo("/".join(module.path), kind, _shape(given), _shape(out)))
+        inside.pop()
+        given = _shape(args[0] if args else None)
+        kind = type(module).__name__
+        found.append(LayerInfo("/".join(module.path), kind, given, _shape(out)))
         return out
 
     def watched(inputs: Any) -> Any:
@@ -157,7 +163,7 @@ def linen_layer(fn: ScoreFn, path: str, *, at: At = "output") -> Layer:
 
         def intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
             name = "/".join(context.module.path)
-            if context.method_name != "__call__" or name != path or context.module.scope is None:
+            if context.method_name != "__call__" or name != path or watch.inside:
                 called.append(name)
                 return next_fun(*args, **kwargs)
             return watch.around(next_fun, args, kwargs)
@@ -167,10 +173,10 @@ def linen_layer(fn: ScoreFn, path: str, *, at: At = "output") -> Layer:
         watch.check(called)
         return scores, watch.seen
 
-    def read(inputs: Any) -> jax.Array:
+    def read(inputs: Any) -> Any:
         return run(inputs, None)[1][0]
 
-    def resume(inputs: Any, activation: Any) -> jax.Array:
+    def resume(inputs: Any, activation: Any) -> Any:
         return run(inputs, activation)[0]
 
     return Layer(read, resume)
@@ -218,10 +224,10 @@ def nnx_layer(
         watch.check([path])
         return scores, watch.seen
 
-    def read(inputs: Any) -> jax.Array:
+    def read(inputs: Any) -> Any:
         return run(inputs, None)[1][0]
 
-    def resume(inputs: Any, activation: Any) -> jax.Array:
+    def resume(inputs: Any, activation: Any) -> Any:
         return run(inputs, activation)[0]
 
     return Layer(read, resume)
@@ -233,13 +239,17 @@ class _Watch:
     def __init__(self, path: str, at: At, value: Any) -> None:
         self.path, self.at, self.value = path, at, value
         self.seen: list[Any] = []
+        self.inside = False
         self._trace = current_trace()
 
     def around(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.at == "input":
-            given = self._exchanged(args[0] if args else None)
-            return inner(given, *args[1:], **kwargs)
-        return self._exchanged(inner(*args, **kwargs))
+            args = (self._exchanged(args[0] if args else None), *args[1:])
+        # A call that calls its parent class's is one call.
+        self.inside = True
+        out = inner(*args, **kwargs)
+        self.inside = False
+        return out if self.at == "input" else self._exchanged(out)
 
     def _exchanged(self, there: Any) -> Any:
         if self.value is None:
@@ -253,7 +263,8 @@ class _Watch:
         if not self.seen:
             raise PathError(
                 f"no layer {self.path!r} is called",
-                expected="the path of a module that the function calls",
+                expected="the path of a module that the function calls, and a function that is not "
+                "jitted itself",
                 do=closest(self.path, dict.fromkeys(name for name in called if name)),
             )
         if len(self.seen) > 1 or _shape(self.seen[0]) is None:

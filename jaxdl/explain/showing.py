@@ -33,8 +33,8 @@ p.text {{ margin: 0 }}
 span {{ border-radius: .2rem; padding: .1rem .2rem }}
 </style>
 <h1>{title}</h1>
-<p>Blue speaks for the class, orange against it; the darkest token of a text has its largest
-attribution. Hover to see the number.</p>
+<p>Blue tokens have positive attributions, orange ones negative; the darkest of a text has its
+largest. Hover to see the number.</p>
 {rows}
 </html>
 """
@@ -146,8 +146,8 @@ def token_page(
     """A page of texts whose tokens are coloured by their attributions. It asks for nothing.
 
     Args:
-        arrays: ``inputs`` and ``mask``, ``[N, T]``, with ``attributions`` ``[N, T]``, or with
-            ``neighbour_inputs`` ``[N, k, T]``.
+        arrays: ``inputs`` and ``mask``, ``[N, T]``, with ``attributions``, ``[N, T]``, or with
+            ``neighbour_inputs`` and ``neighbour_mask``, ``[N, k, T]``.
         captions: one a text.
         words: of each token's number; the numbers are shown when ``None``.
         title: of the page.
@@ -158,15 +158,18 @@ def token_page(
         tokens, mask = arrays["inputs"][row], arrays["mask"][row]
         values = arrays["attributions"][row] if "attributions" in arrays else np.zeros(len(tokens))
         rows.append(_text(tokens, mask, values, words))
-        for near in arrays["neighbour_inputs"][row] if "neighbour_inputs" in arrays else ():
+        near = arrays["neighbour_inputs"][row] if "neighbour_inputs" in arrays else []
+        real = arrays.get("neighbour_mask", np.ones((len(captions), len(near))))[row]
+        for tokens, own in zip(near, real, strict=True):
             rows.append('<p class="about">near it</p>')
-            rows.append(_text(near, np.ones(len(near)), np.zeros(len(near)), words))
+            rows.append(_text(tokens, own, np.zeros(len(tokens)), words))
     return _PAGE.format(title=html.escape(title), rows="\n".join(rows))
 
 
 def _text(tokens: Any, mask: Any, values: Any, words: Sequence[str] | None) -> str:
     most = float(np.abs(values).max()) or 1.0
     spans: list[str] = []
+    mask = np.broadcast_to(mask, tokens.shape)
     for token, real, value in zip(tokens.tolist(), mask, np.asarray(values).tolist(), strict=True):
         if not real:
             continue

@@ -99,12 +99,18 @@ def chosen(scores: Any, targets: Targets) -> jax.Array:
             )
         return scores.reshape(rows)
     index = _index(targets, rows, places)
-    if not isinstance(index, jax.core.Tracer):
-        _check_range(np.asarray(index), places)
+    if isinstance(index, np.ndarray):
+        _check_range(index, places)
+    index = jnp.asarray(index)
     limits = jnp.asarray(places, index.dtype)
     fits = jnp.all((index >= 0) & (index < limits[None]), axis=1)
-    safe = jnp.where(fits[:, None], index, jnp.zeros_like(index))
-    picked = scores[(jnp.arange(rows), *(safe[:, axis] for axis in range(len(places))))]
+    safe = jnp.where(fits[:, None], index, 0)
+    # By comparison, as an index into rows that lie on several devices would gather them all.
+    own = jnp.ones(scores.shape, bool)
+    for axis in range(1, scores.ndim):
+        at = jax.lax.broadcasted_iota(index.dtype, scores.shape, axis)
+        own &= at == safe[:, axis - 1].reshape(-1, *[1] * len(places))
+    picked = jnp.sum(jnp.where(own, scores, 0), axis=tuple(range(1, scores.ndim)))
     # A factor, so that the gradient of a row without such a score is NaN too, and not 0.
     return picked * jnp.where(fits, 1.0, jnp.nan).astype(scores.dtype)
 
@@ -128,11 +134,13 @@ def check_scores(scores: Any) -> None:
         )
 
 
-def _index(targets: Targets, rows: int, places: tuple[int, ...]) -> jax.Array:
-    """Targets of any form as integers ``[B, r]``."""
+def _index(targets: Targets, rows: int, places: tuple[int, ...]) -> Any:
+    """Targets of any form as integers ``[B, r]``, of NumPy where they are known already."""
     everywhere = isinstance(targets, tuple)
-    index = jnp.asarray(targets)
-    if not jnp.issubdtype(index.dtype, jnp.integer) or not places:
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(targets))
+    index: Any = jnp.asarray(targets) if traced else np.asarray(targets)
+    shape = index.shape
+    if not np.issubdtype(index.dtype, np.integer) or not places:
         raise BatchError(
             f"targets of dtype {index.dtype} for scores {[rows, *places]}",
             expected="integers, or None for scores [B]",
@@ -141,13 +149,13 @@ def _index(targets: Targets, rows: int, places: tuple[int, ...]) -> jax.Array:
     if index.ndim == 0:
         index, everywhere = index[None], True
     if everywhere and index.shape == (len(places),):
-        return jnp.broadcast_to(index[None], (rows, len(places)))
+        return index[None].repeat(rows, axis=0)
     if not everywhere and index.shape == (rows,) and len(places) == 1:
         return index[:, None]
     if not everywhere and index.shape == (rows, len(places)):
         return index
     raise BatchError(
-        f"targets of shape {list(jnp.shape(targets))} for scores {[rows, *places]}",
+        f"targets of shape {list(shape)} for scores {[rows, *places]}",
         expected=f"an integer or [{rows}] of them, one class a row"
         if len(places) == 1
         else f"a tuple of {len(places)} integers, or an array [{rows}, {len(places)}]",

@@ -47,6 +47,7 @@ def token_attributions(
     baselines: Any = 0.0,
     steps: int = 50,
     rule: Rule = "gausslegendre",
+    within: float | None = None,
     chunk: int = 1,
     mask: Any = None,
 ) -> TokenAttributions:
@@ -67,6 +68,7 @@ def token_attributions(
             in place of a length, such as the embedding of padding, ``[1, 1, D]``.
         steps: as ``integrated_gradients``.
         rule: as ``integrated_gradients``.
+        within: as ``integrated_gradients``.
         chunk: as ``integrated_gradients``.
         mask: 0 on padding, ``[B, T]`` or ``[B]``; attributions there are 0.
 
@@ -103,6 +105,7 @@ def token_attributions(
             baselines=baselines,
             steps=steps,
             rule=rule,
+            within=within,
             chunk=chunk,
             mask=mask,
         )

@@ -6,6 +6,7 @@
 
 from jaxdl.gradients.accumulated import accumulate
 from jaxdl.gradients.isolated import alone
+from jaxdl.gradients.private import private
 from jaxdl.gradients.remembering import Remembering, WithMemory
 from jaxdl.gradients.reproduced import reproducible
 from jaxdl.gradients.scaled import LossScale, scaled
@@ -18,6 +19,7 @@ __all__ = [
     "accumulate",
     "alone",
     "mean",
+    "private",
     "reproducible",
     "scaled",
 ]

@@ -280,6 +280,8 @@ def _check_inner(inner: Any) -> None:
         wrong = f"scaled() got a {type(inner).__name__} as its first argument"
     elif getattr(inner, "scales_loss", False):
         wrong = "scaled(scaled(...)) scales the loss twice"
+    elif getattr(inner, "clips_examples", False):
+        wrong = "scaled(private(...)) would clip scaled gradients: give private() a loss_scale"
     elif isinstance(inner, Remembering):
         wrong = f"{type(inner).__name__} inside scaled() has a memory, which would be lost"
     if wrong:

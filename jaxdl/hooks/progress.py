@@ -18,6 +18,7 @@ __all__ = ["Progress"]
 
 _REFRESH = 0.1
 _BAR = 12
+_LEAST_STALL = 0.05
 _RATES = {"steps_per_second": "steps/s", "examples_per_second": "examples/s"}
 
 
@@ -107,6 +108,8 @@ def _words(record: Record, room: int = 1000) -> str:
     shown: dict[str, str] = {}
     for name in ["loss"] * ("loss" in record.values) + rates + others:
         value = record.values[name]
+        if name == "stall" and value < _LEAST_STALL:
+            continue
         if np.ndim(value) == 0:
             part = f"{name} {_short(value)}"
             if name in rates:

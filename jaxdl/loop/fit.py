@@ -107,8 +107,9 @@ def fit(
 
     Returns:
         A ``FitResult``. A train record holds the mean over its steps of what the step measures,
-        ``steps_per_second`` (hooks and the first step, which compiles, left out) and, where
-        ``batches`` has a ``batch_size``, ``examples_per_second``.
+        ``steps_per_second`` (hooks and the first step, which compiles, left out), where
+        ``batches`` has a ``batch_size`` ``examples_per_second``, and ``stall``, the share of that
+        time in which the loop waited for a batch with no step left to be computed.
 
     Raises:
         ConfigError: nothing would be done, or ``step`` is not placed.
@@ -203,8 +204,10 @@ class _Run:
         journal, signals, steps = self._journal, self._signals, self._steps
         with data.prefetch(self._batches, self._step.put, start=start, stop=steps) as ahead:
             for _ in range(start, steps):
+                begin = time.perf_counter()
                 with signals.waiting():
                     k, batch = next(ahead)
+                journal.stall(time.perf_counter() - begin)
                 if k == start:
                     # The first call compiles, and nothing is unsaved yet.
                     with signals.idle():

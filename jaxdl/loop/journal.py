@@ -53,8 +53,9 @@ class Journal:
         self._sums: list[Sums] = []
         self._earlier = tuple(window)
         self._waiting: _Window | None = None
-        self._done, self._timed = start, 0
+        self._done, self._timed, self._stalled = start, 0, 0.0
         self._begin: float | None = None
+        self._last: list[jax.Array] = []
         self._finite: tuple[int, float] | None = None
         self._skipped = 0
 
@@ -63,6 +64,7 @@ class Journal:
         if self._earlier:
             self._sums, self._earlier = _unstacked(self._earlier, sums), ()
         self._sums.append(sums)
+        self._last = [leaf for leaf in jax.tree.leaves(sums) if isinstance(leaf, jax.Array)][:1]
         self._done = step
         if self._begin is None:
             self._begin = time.perf_counter()
@@ -76,6 +78,14 @@ class Journal:
     def pause(self, seconds: float) -> None:
         """Leaves a time out of the rates."""
         self._begin = (self._begin or time.perf_counter()) + seconds
+
+    def stall(self, seconds: float) -> None:
+        """Counts a time that the loop waited for a batch, if no step is left to be computed.
+
+        A loop that runs ahead of its device waits for batches too, and nothing is lost.
+        """
+        if self._begin is not None and all(map(_is_ready, self._last)):
+            self._stalled += seconds
 
     def finish(self) -> None:
         """Reads all that is left, waiting for it."""
@@ -128,10 +138,11 @@ class Journal:
             rates["steps_per_second"] = self._timed / seconds
             if self._rows is not None:
                 rates["examples_per_second"] = self._timed * self._rows / seconds
+            rates["stall"] = min(1.0, self._stalled / seconds)
         _start_copies(self._sums)
         first = self._done - len(self._sums) + 1
         self._waiting = _Window(first, self._done, self._sums, rates)
-        self._sums, self._begin, self._timed = [], now, 0
+        self._sums, self._begin, self._timed, self._stalled = [], now, 0, 0.0
 
     def _check_finite(self, window: _Window, values: dict[str, Any]) -> None:
         if "skipped" in values:
@@ -182,6 +193,10 @@ def _start_copies(sums: list[Sums]) -> None:
         for leaf in jax.tree.leaves(sums):
             if isinstance(leaf, jax.Array):
                 leaf.copy_to_host_async()
+
+
+def _is_ready(leaf: Any) -> bool:
+    return bool(getattr(leaf, "is_ready", lambda: True)())
 
 
 def _fetched(sums: list[Sums]) -> list[Sums]:

@@ -1,6 +1,6 @@
 """Losses of long rows over large vocabularies, one value a token.
 
-Reads from: errors, losses.classification. Used by: objectives, by choice.
+Reads from: errors, products, losses.classification. Used by: objectives, by choice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxdl.errors import BatchError, ConfigError
 from jaxdl.losses.classification import softmax_cross_entropy
+from jaxdl.products import wide_logits
 
 __all__ = ["chunked_cross_entropy"]
 
@@ -85,10 +86,7 @@ def chunked_cross_entropy(
     heads = jnp.broadcast_to(embedding, (*shards, *embedding.shape))
 
     def losses_of(hidden: jax.Array, heads: jax.Array, targets: jax.Array) -> jax.Array:
-        heads = heads.astype(hidden.dtype)
-        logits = jnp.einsum(
-            "...btd,...vd->...btv", hidden, heads, preferred_element_type=jnp.float32
-        )
+        logits = wide_logits(hidden, heads)
         return softmax_cross_entropy(
             logits, targets, label_smoothing=label_smoothing, z_loss=z_loss
         )

@@ -2,7 +2,7 @@
 
 Each is a module around a ``BERT``, whose parameters are those under ``bert``.
 
-Reads from: errors, models.activations, models.bert. Used by: recipes, by choice.
+Reads from: errors, products, models.activations, models.bert. Used by: recipes, by choice.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxdl.errors import ConfigError
 from jaxdl.models.activations import constrain
 from jaxdl.models.bert import BERT, BERT_INIT, Encoded
+from jaxdl.products import wide_logits
 
 __all__ = ["BERTClassifier", "BERTMaskedLM", "BERTPretraining", "BERTTagger", "WordHead"]
 
@@ -46,10 +47,8 @@ class WordHead(nn.Module):
         x = nn.gelu(x, approximate=False)
         x = nn.LayerNorm(epsilon=self.epsilon, use_fast_variance=False, name="norm", **types)(x)
         bias = self.param("bias", nn.initializers.zeros, embedding.shape[:1], self.param_dtype)
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        words = embedding.astype(x.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, words, preferred_element_type=wide)
-        return constrain(logits + bias.astype(wide)[None, None], ("batch", "time", None))
+        logits = wide_logits(x, embedding)
+        return constrain(logits + bias.astype(logits.dtype)[None, None], ("batch", "time", None))
 
 
 class BERTMaskedLM(nn.Module):

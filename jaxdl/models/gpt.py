@@ -1,6 +1,6 @@
 """GPT-2: a causal transformer decoder with learned positions and a tied head.
 
-Reads from: errors, models.activations, models.attention, models.decoding, models.layers,
+Reads from: errors, products, models.activations, models.attention, models.decoding, models.layers,
 models.masks, models.stack. Used by: models.gpt_mixture, models.llama, recipes, by
 choice.
 """
@@ -21,6 +21,7 @@ from jaxdl.models.decoding import reach_in
 from jaxdl.models.layers import check_rank
 from jaxdl.models.masks import Reach, places
 from jaxdl.models.stack import run_layers
+from jaxdl.products import wide_logits
 
 __all__ = [
     "GPT",
@@ -191,10 +192,7 @@ class GPT(nn.Module):
             positions=positions,
             decode=decode,
         )
-        head = embedding.astype(x.dtype)
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=wide)
-        return constrain(logits, ("batch", "time", None))
+        return constrain(wide_logits(x, embedding), ("batch", "time", None))
 
     @nn.compact
     def hidden(

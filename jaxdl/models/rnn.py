@@ -1,6 +1,7 @@
 """Recurrent networks: layers in one or both directions, and the heads on top of them.
 
-Reads from: errors, models.layers, models.recurrent. Used by: models.deepspeech, recipes, by choice.
+Reads from: errors, products, models.layers, models.recurrent. Used by: models.deepspeech, recipes,
+by choice.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jaxdl.errors import BatchError, ConfigError
 from jaxdl.models.activations import constrain
 from jaxdl.models.layers import check_rank
 from jaxdl.models.recurrent import Carry, RecurrentLayer
+from jaxdl.products import wide_logits
 
 __all__ = [
     "RNN",
@@ -300,9 +302,7 @@ class RNNLanguageModel(nn.Module):
             ConfigError: as ``hidden``.
         """
         x, embedding = self.hidden(tokens, train=train, mask=mask, decode=decode)
-        head = embedding.astype(x.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
-        return constrain(logits, ("batch", "keys", None))
+        return constrain(wide_logits(x, embedding), ("batch", "keys", None))
 
     @nn.compact
     def hidden(

@@ -1,6 +1,6 @@
 """The Transformer of machine translation: an encoder, and a decoder that looks at what it made.
 
-Reads from: errors, models.activations, models.cross_attention, models.layers,
+Reads from: errors, products, models.activations, models.cross_attention, models.layers,
 models.transformer_stacks. Used by: recipes, by choice.
 """
 
@@ -17,6 +17,7 @@ from jaxdl.errors import BatchError, ConfigError, closest
 from jaxdl.models.activations import constrain
 from jaxdl.models.layers import check_rank
 from jaxdl.models.transformer_stacks import Decoder, Encoder
+from jaxdl.products import wide_logits
 
 __all__ = [
     "SCANNED_TENSOR_RULES",
@@ -255,8 +256,7 @@ class Transformer(nn.Module):
         if self.tie == "none":
             logits = self.head(x).astype(jnp.float32)
         else:
-            head = self.token_embedding.embedding.astype(x.dtype)
-            logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+            logits = wide_logits(x, self.token_embedding.embedding)
         return constrain(logits, ("batch", "time", None))
 
     def _check(self) -> None:

@@ -1,5 +1,6 @@
 """What to minimise: objectives written from modules and from plain functions."""
 
+from jaxdl.objectives.adversarial import with_adversary, without_adversary
 from jaxdl.objectives.autoencoder import autoencoder, vae
 from jaxdl.objectives.autoregressive import autoregressive
 from jaxdl.objectives.auxiliary import with_auxiliary
@@ -32,6 +33,8 @@ __all__ = [
     "seq2seq",
     "supervised",
     "vae",
+    "with_adversary",
     "with_auxiliary",
     "with_precision",
+    "without_adversary",
 ]

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +63,7 @@ def train(
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
     source: Path | None = None,
+    store: Callable[..., checkpoints.Checkpoints] = checkpoints.Checkpoints,
 ) -> Outcome:
     """Trains, saves, then measures every split; a folder that holds this run is gone on with.
 
@@ -84,6 +85,8 @@ def train(
         progress: show it on the standard error stream.
         settings: what the recipe was made from, in what JSON can hold, for every checkpoint to say.
         source: the file that the recipe comes from, for the hosts to compare.
+        store: from a folder, and ``keep``, to the checkpoints in it; a
+            ``security.SealedCheckpoints`` with its keys writes none in the clear.
 
     Raises:
         HostError: another host runs something else, is absent, failed, or is gone.
@@ -100,17 +103,17 @@ def train(
         with signals.idle():
             placed = place(recipe) if placed is None else placed
             agree(recipe, placed, settings or {}, source, one_batch=one_batch)
-        store = None
+        opened = None
         if folder is not None:
             _prepare(folder)
             if jax.process_index() == 0:
                 stack.enter_context(checkpoints.lock(folder))
-            store = checkpoints.Checkpoints(folder / "checkpoints", keep=recipe.keep)
-            stack.callback(store.close)
-        run = _Run(recipe, placed, folder, store, one_batch=one_batch, progress=progress)
+            opened = store(folder / "checkpoints", keep=recipe.keep)
+            stack.callback(opened.close)
+        run = _Run(recipe, placed, folder, opened, one_batch=one_batch, progress=progress)
         run.settings, run.watch = dict(settings or {}), watch
         with signals.idle():
-            beginning = begin(recipe, placed, store, one_batch=one_batch)
+            beginning = begin(recipe, placed, opened, one_batch=one_batch)
             watch.phase("compiling")
             run.compile()
             hosts.barrier("compiled")

@@ -82,7 +82,8 @@ def missing(run: RunFolder) -> list[str]:
     sentences = {
         "No judgements of people: jaxdl judge report FILES --key KEY --json RUN/judging.json puts "
         "them into the run's folder.": judgements(run),
-        "No robustness results: no file robustness*.json lies in the folder.": robustness(run),
+        "No robustness results: jaxdl robustness RUN --json > RUN/robustness.json, or jaxdl attack "
+        "into RUN/robustness-attack.json, puts them there.": robustness(run),
         "No privacy: no record holds an epsilon, and the folder no privacy*.json.": privacy(run),
     }
     return [words for words, section in sentences.items() if section is None]

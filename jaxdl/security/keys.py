@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from jaxdl.errors import ConfigError
 from jaxdl.security.ciphers import KEY, check_installed, hkdf, public_key
 
-__all__ = ["Secret", "new_key", "public_text", "read_key", "read_public"]
+__all__ = ["Secret", "new_key", "public_half", "public_text", "read_key", "read_public"]
 
 _SOURCES = "file:PATH, env:NAME or command:WORDS"
 _FORM = "32 random bytes, as 64 hexadecimal digits or in base64"
@@ -248,6 +248,18 @@ def public_text(signer: Secret) -> str:
         signer: the secret half.
     """
     return _PUBLIC + public_key(signer.reveal()).hex()
+
+
+def public_half(signer: Secret) -> bytes:
+    """The public half of a signing key, for ``Trust``.
+
+    Args:
+        signer: the secret half.
+
+    Returns:
+        Its 32 bytes.
+    """
+    return public_key(signer.reveal())
 
 
 def read_public(path: Path) -> bytes:

@@ -7,8 +7,8 @@ The second proves the first: an HMAC under a key that every role can derive, and
 signature over header and HMAC. Bytes are compared, not meanings: another spelling of the same JSON
 is refused.
 
-Reads from: errors, security.ciphers, .envelope, .keys. Used by: security, security.roles,
-.sealing, .opening, .changing.
+Reads from: errors, checkpoints.manifest, security.ciphers, .envelope, .keys. Used by: security,
+security.roles, .sealing, .opening, .changing, .store.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxdl.checkpoints.manifest import SEAL
 from jaxdl.errors import CheckpointError, ConfigError, SealError
 from jaxdl.security.ciphers import mac, sign, verified
 from jaxdl.security.envelope import Envelope, canonical, damaged, header_of, parsed
@@ -28,7 +29,6 @@ from jaxdl.security.keys import Secret, public_text
 
 __all__ = ["Proof", "Trust", "is_sealed", "read_envelope", "sync", "write_envelope"]
 
-FILE = "seal"
 _DOMAIN = b"jaxdl seal 1 signature\n"
 _LARGEST = 1 << 28
 _PROOF = r"[0-9a-f]{64} ([0-9a-f]{64} [0-9a-f]{128}| )"
@@ -86,7 +86,7 @@ def is_sealed(path: Path) -> bool:
     Args:
         path: any.
     """
-    return (Path(path) / FILE).is_file()
+    return (Path(path) / SEAL).is_file()
 
 
 def write_envelope(folder: Path, envelope: Envelope, mac_key: bytes, signer: Secret | None) -> None:
@@ -106,14 +106,14 @@ def write_envelope(folder: Path, envelope: Envelope, mac_key: bytes, signer: Sec
             signer=public, signature=sign(signer.reveal(), proof.message()).hex()
         )
     lines = header + b"\n" + _proof_line(proof) + b"\n"
-    new = folder / f".{FILE}.new"
+    new = folder / f".{SEAL}.new"
     with new.open("wb") as file:
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())
     # The ciphertext that it speaks of is there first.
     sync(folder)
-    new.replace(folder / FILE)
+    new.replace(folder / SEAL)
     sync(folder)
 
 
@@ -165,7 +165,7 @@ def read_envelope(
 
 
 def _read_proof(folder: Path) -> Proof:
-    path = folder / FILE
+    path = folder / SEAL
     try:
         if path.stat().st_size > _LARGEST:
             raise damaged(folder, "it is too large")
@@ -173,7 +173,7 @@ def _read_proof(folder: Path) -> Proof:
     except OSError as error:
         raise CheckpointError(
             f"there is nothing sealed in {folder}: {error.strerror}",
-            expected=f"a folder that `jaxdl checkpoint seal` made, with a file {FILE}",
+            expected=f"a folder that `jaxdl checkpoint seal` made, with a file {SEAL}",
             do="check the path",
         ) from error
     lines = content.split(b"\n")

@@ -1,6 +1,7 @@
 """What was opened, as a checkpoint's folder, a .safetensors file, or a state on the devices.
 
-Reads from: errors, protocols, checkpoints, security.opening, .sources. Used by: security.
+Reads from: errors, protocols, checkpoints, security.opening, .roles, .sources. Used by:
+security, security.store.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 import jax
+import numpy as np
 
 from jaxdl.checkpoints import Checkpoints, Keep
 from jaxdl.checkpoints.reading import STATE, WINDOW, first_line
@@ -21,18 +23,21 @@ from jaxdl.checkpoints.tensors import Spec, differences, generator, named, rebui
 from jaxdl.errors import CheckpointError, ConfigError
 from jaxdl.protocols import PyTree
 from jaxdl.security.opening import Opened
+from jaxdl.security.roles import group_of
 from jaxdl.security.sources import HEAD, RECORD
 
 __all__ = ["restore", "write_checkpoint", "write_file"]
 
 
-def restore(opened: Opened, like: PyTree) -> Any:
+def restore(opened: Opened, like: PyTree, *, partly: bool = False) -> Any:
     """A state on the devices; nothing of it is written to disk.
 
     Args:
-        opened: from ``open_sealed``, of a checkpoint or a state, with the role train.
+        opened: from ``open_sealed``, of a checkpoint or a state.
         like: the state's structure in ``jax.ShapeDtypeStruct`` with shardings, such as
             ``placed.abstract_state(batch)``.
+        partly: fill what the key does not open with zeros, to measure the model without the
+            optimizer's state; else the role train is wanted.
 
     Raises:
         CheckpointError: it holds another state (what differs is listed), or the key opens less.
@@ -44,7 +49,9 @@ def restore(opened: Opened, like: PyTree) -> Any:
         if name.startswith(STATE)
     }
     wanted = named(like)
-    lines = differences(stored, {name: spec_of(leaf) for name, leaf in wanted.items()})
+    closed = {name for name in wanted if partly and group_of(STATE + name) not in opened.keys}
+    readable = {name: spec_of(leaf) for name, leaf in wanted.items() if name not in closed}
+    lines = differences(stored, readable)
     if lines:
         raise CheckpointError(
             f"{opened.folder} holds another state:\n    " + "\n    ".join(lines[:8]),
@@ -53,8 +60,10 @@ def restore(opened: Opened, like: PyTree) -> Any:
         )
 
     def read(name: str) -> Any:
-        values, leaf = opened.read(STATE + name), wanted[name]
-        array = jax.device_put(values, words(leaf).sharding)
+        leaf = wanted[name]
+        flat = words(leaf)
+        values = np.zeros(flat.shape, flat.dtype) if name in closed else opened.read(STATE + name)
+        array = jax.device_put(values, flat.sharding)
         kind = generator(leaf)
         return array if kind is None else jax.random.wrap_key_data(array, impl=kind)
 

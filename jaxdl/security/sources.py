@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from jaxdl.checkpoints.choosing import check_finite
 from jaxdl.checkpoints.manifest import Entry, read_manifest
-from jaxdl.checkpoints.reading import STATE, read_checked, read_record
+from jaxdl.checkpoints.reading import STATE, WINDOW, read_checked, read_record
 from jaxdl.checkpoints.tensors import named, spec_of, words
 from jaxdl.errors import CheckpointError, ConfigError, DamagedError
 from jaxdl.protocols import PyTree
@@ -110,19 +110,31 @@ def _tensor(path: Path, name: str, entry: Entry) -> Item:
     return Item(name, group_of(name), spec.nbytes(), about, pieces)
 
 
-def state_source(state: PyTree, step: int, *, record: Mapping[str, Any] | None = None) -> Source:
+def state_source(
+    state: PyTree,
+    step: int,
+    *,
+    record: Mapping[str, Any] | None = None,
+    window: Sequence[npt.NDArray[Any]] = (),
+    snapshot: bool = False,
+) -> Source:
     """A state that is sealed from memory, so that nothing of it is on disk in the clear.
 
     Args:
         state: a pytree of arrays and typed keys, all of them on this process's devices.
         step: updates done.
         record: what JSON can hold, for whoever opens it with the role train.
+        window: arrays to keep beside the state, for the same.
+        snapshot: take all of it to the host now, so that a step may consume the state before it is
+            sealed; else one leaf at a time is taken, when it is sealed.
 
     Raises:
         CheckpointError: a leaf is no array, or lies on other processes too.
     """
     items: list[Item] = []
-    for name, leaf in named(state).items():
+    leaves = {STATE + name: leaf for name, leaf in named(state).items()}
+    leaves |= {f"{WINDOW}{i}": np.array(array) for i, array in enumerate(window)}
+    for name, leaf in leaves.items():
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             raise CheckpointError(
                 f"{name} lies on several processes",
@@ -130,9 +142,10 @@ def state_source(state: PyTree, step: int, *, record: Mapping[str, Any] | None =
                 do="save a checkpoint, and seal that: jaxdl checkpoint seal",
             )
         spec = spec_of(leaf)
-        full = STATE + name
         about = {"shape": list(spec.shape), "dtype": spec.dtype, "generator": spec.generator}
-        items.append(Item(full, group_of(full), spec.nbytes(), about, partial(_leaf, leaf)))
+        if snapshot:
+            leaf = np.asarray(words(leaf)) if isinstance(leaf, jax.Array) else np.array(leaf)  # noqa: PLW2901
+        items.append(Item(name, group_of(name), spec.nbytes(), about, partial(_leaf, leaf)))
     words_of = {"format": 1, "step": step, "time": time.time(), "metrics": {}, **(record or {})}
     content = json.dumps(words_of).encode()
     items.append(Item(RECORD, "training", len(content), {}, partial(cut, content)))

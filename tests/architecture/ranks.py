@@ -9,14 +9,17 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "jaxdl"
 
 RANKS = [
-    ["protocols", "errors", "reductions", "tree_paths", "units"],
-    ["losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"],
+    ["protocols", "errors", "products", "reductions", "tree_paths", "units"],
+    [
+        *("losses", "metrics", "schedules", "optimizers", "models", "layouts", "data", "judging"),
+        *("robustness",),
+    ],
     ["objectives", "gradients", "hosts", "weights", "generation", "explain"],
     ["step", "checkpoints"],
     ["placement", "evaluation", "security"],
     ["hooks", "loop"],
     ["recipe", "tpu"],
-    ["replay", "rehearsal", "reporting"],
+    ["replay", "rehearsal", "reporting", "privacy"],
     ["testing"],
     ["pytest_plugin", "cli"],
 ]

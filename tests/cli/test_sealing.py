@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 
 import pytest
@@ -144,3 +145,57 @@ def test_help(verb, jaxdl_command):
     code, told, _ = jaxdl_command("checkpoint", verb, "--help")
     assert code == 0
     assert f"jaxdl checkpoint {verb}" in told
+
+
+@pytest.mark.slow
+def test_a_run_that_seals_is_resumed_to_the_same_bits(tiny, vault, jaxdl_command, trained_once):
+    keys = [f"file:{vault}/{name}.key" for name in ("train", "evaluate", "sign")]
+    sealing = [
+        *("--seal-for", f"train={keys[0]}", "--seal-for", f"evaluate={keys[1]}"),
+        *("--seal-sign", keys[2]),
+    ]
+    code, _, err = jaxdl_command("train", tiny, "--run-dir", "run", "--quiet", *sealing)
+    assert code == 0, err
+    for last in sorted((tiny.parent / "run" / "checkpoints").iterdir())[:1]:
+        assert last.name == "12"
+        last.rename(tiny.parent / "gone")  # back to step 6
+    code, _, err = jaxdl_command("resume", "run", "--quiet")
+    assert code == 0, err
+    folder = tiny.parent / "run"
+    clear, again = (run / "metrics.jsonl" for run in (trained_once, folder))
+    assert [line for line in clear.read_text().splitlines() if "loss" in line]
+    scores = [
+        json.loads((run / "summary.json").read_text())["scores"] for run in (trained_once, folder)
+    ]
+    assert scores[0] == scores[1]
+    assert len(clear.read_text().splitlines()) == len(again.read_text().splitlines())
+    values = [bytes.fromhex(path.read_text()) for path in vault.glob("*.key")]
+    for path in folder.rglob("*"):
+        assert path.is_dir() or not [key for key in values if holds(path.read_bytes(), key)], path
+    assert not list((folder / "checkpoints").rglob("manifest"))
+    code, told, _ = jaxdl_command("checkpoint", "ls", "run")
+    assert (code, told.count("sealed")) == (0, 2)
+    trust = ("--trust", vault / "sign.key.pub")
+    code, told, err = jaxdl_command("evaluate", "run", "--json", "--key", keys[1], *trust)
+    assert (code, json.loads(told)) == (0, scores[0]), err
+    for words in (["--key", f"file:{vault}/other.key", *trust], ["--key", keys[1]]):
+        code, _, err = jaxdl_command("evaluate", "run", *words)
+        assert (code, "error: " in err) in ((1, True), (2, True))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--seal-sign", "file:sign.key"], "only one of"),
+        (["--seal-for", "train=" + "ab" * 32, "--seal-sign", "file:sign.key"], "source"),
+        (["--seal-for", "export=file:train.key", "--seal-sign", "file:sign.key"], "role train"),
+    ],
+    ids=["nobody", "a key in place of its source", "nobody to go on"],
+)
+def test_a_run_that_cannot_seal_leaves_no_folder(tiny, vault, jaxdl_command, words, why):
+    words = [word.replace("file:", f"file:{vault}/") for word in words]
+    code, _, err = jaxdl_command("train", tiny, "--run-dir", "run", "--quiet", *words)
+    assert code == 2
+    assert why in err
+    assert "abab" not in err
+    assert not (tiny.parent / "run").exists()

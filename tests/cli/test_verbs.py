@@ -34,8 +34,8 @@ def test_version(jaxdl_command):
 def test_a_wrong_verb(jaxdl_command):
     code, out, err = jaxdl_command("trian", "examples/digits.py")
     assert (code, out) == (2, "")
-    verbs = "train resume checkpoint plan prove rehearse replay evaluate report explain judge data "
-    verbs += "doctor"
+    verbs = "train resume checkpoint plan prove rehearse replay evaluate report explain attack "
+    verbs += "robustness certify judge data doctor"
     assert err.splitlines() == [
         "error: there is no verb 'trian'",
         f"  expected: one of {', '.join(verbs.split())}",
@@ -43,7 +43,9 @@ def test_a_wrong_verb(jaxdl_command):
     ]
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "report", "judge", "doctor", "data"])
+@pytest.mark.parametrize(
+    "verb", ["evaluate", "report", "attack", "certify", "judge", "doctor", "data"]
+)
 def test_every_verb_has_a_help(jaxdl_command, verb):
     code, out, _ = jaxdl_command(verb, "--help")
     assert code == 0

@@ -85,7 +85,8 @@ def log(folder: Path) -> list[str]:
     lines = []
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
-        kept = {k: v for k, v in record.items() if k != "time" and "_per_second" not in k}
+        timed = {"time", "stall", *(name for name in record if "_per_second" in name)}
+        kept = {name: value for name, value in record.items() if name not in timed}
         lines.append(json.dumps(kept, sort_keys=True))
     return lines
 

@@ -288,14 +288,8 @@ def test_a_score_for_each_step():
         wanted = attr.Saliency(ours.torch).attribute(x, target=his, abs=False)
         found = explain.saliency(ours.fn, ours.x, mine, absolute=False)
         np.testing.assert_allclose(found, ours.back(wanted), **TOLERANCE)
-        wanted = (
-            attr.IntegratedGradients(ours.torch).attribute(
-                x, target=his * 50 if isinstance(his, list) else his
-            )
-            if isinstance(his, tuple)
-            else None
-        )
-        if wanted is not None:
+        if isinstance(his, tuple):
+            wanted = attr.IntegratedGradients(ours.torch).attribute(x, target=his)
             found = explain.integrated_gradients(ours.fn, ours.x, mine).attributions
             np.testing.assert_allclose(found, ours.back(wanted), **TOLERANCE)
 
@@ -339,12 +333,8 @@ def test_smoothgrad_is_the_mean_that_captum_estimates():
 def test_maps_are_stretched_as_pytorch_does(method):
     maps = np.random.default_rng(0).normal(size=(1, 7)).astype(np.float32)
     kind = {"nearest": "nearest", "bilinear": "linear"}[method]
-    for old in (1, 2, 3, 5, 7):
-        for new in range(1, 120):
-            wanted = torch.nn.functional.interpolate(
-                torch.tensor(maps[None, :, :old]), new, mode=kind
-            )
-            found = explain.resized(maps[:, :old], (new,), method)
-            np.testing.assert_allclose(
-                found, wanted[0], rtol=1e-5, atol=1e-6, err_msg=f"{old} {new}"
-            )
+    # Ratios that are no binary fractions round to one side or the other.
+    for old, new in ((1, 5), (2, 98), (3, 49), (3, 7), (5, 5), (5, 113), (7, 3), (7, 41), (7, 98)):
+        wanted = torch.nn.functional.interpolate(torch.tensor(maps[None, :, :old]), new, mode=kind)
+        found = explain.resized(maps[:, :old], (new,), method)
+        np.testing.assert_allclose(found, wanted[0], rtol=1e-5, atol=1e-6, err_msg=f"{old} {new}")

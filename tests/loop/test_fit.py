@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import jax
 import numpy as np
@@ -83,7 +84,7 @@ def test_records_and_state_are_those_of_a_synchronous_loop(placed, batches):
     result = jaxdl.fit(placed, batches, steps=11, seed=0, log_every=4)
     assert [record.step for record in result.records] == [4, 8, 11]
     for record in result.records:
-        values = {k: v for k, v in record.values.items() if "second" not in k}
+        values = {k: v for k, v in record.values.items() if k != "stall" and "second" not in k}
         assert record.split == "train"
         assert values == reports[record.step]
     jax.tree.map(np.testing.assert_array_equal, result.state.params, state.params)
@@ -212,6 +213,18 @@ def test_rates_count_examples(placed, batches):
     rate = record.values["steps_per_second"]
     assert rate > 0
     assert record.values["examples_per_second"] == pytest.approx(8 * rate)
+
+
+def test_a_slow_source_shows_as_stall(placed, batches):
+    class Slow:
+        def __getitem__(self, k):
+            time.sleep(0.05)
+            return batches[k]
+
+    slow = jaxdl.fit(placed, Slow(), steps=9, log_every=8, hooks=[]).records
+    assert 0.5 < slow[0].values["stall"] <= 1
+    quick = jaxdl.fit(placed, [batches[0]] * 9, steps=9, log_every=8, hooks=[]).records
+    assert 0 <= quick[0].values["stall"] < slow[0].values["stall"]
 
 
 def make_blowing_step(at: int, nonfinite="propagate"):
