@@ -217,6 +217,18 @@ def test_people_judged(run_folder, parse):
     assert "No judgements" not in text
 
 
+def test_what_corruptions_and_attacks_cost(run_folder, parse):
+    folder = run_folder()
+    noise = [{"accuracy": x, "loss": 1.0} for x in (0.9, 0.5, 0.1)]
+    clean = {"accuracy": 0.95, "loss": 0.2}
+    (folder / "robustness.json").write_text(json.dumps({"clean": clean, "some_noise": noise}))
+    attacked = {"clean": clean, "attacked": {"accuracy": 0.25, "loss": None}}
+    (folder / "robustness-attack.json").write_text(json.dumps(attacked))
+    text = parse(run_page(read_run(folder), NONE)).text()
+    assert "mean severity 1 severity 2 severity 3 clean 0.95 some noise 0.5 0.9 0.5 0.1" in text
+    assert "measure clean attacked accuracy 0.95 0.25 loss 0.2 not finite" in text
+
+
 def test_privacy_is_the_last_that_was_spent(run_folder, parse):
     lines = [
         {"step": n, "split": "privacy", "epsilon": e, "delta": 1e-5, "noise_multiplier": 1.1}
