@@ -21,12 +21,12 @@ from jaxdl import reporting
 from jaxdl.cli.stores import store_to_read
 from jaxdl.cli.training import choose_devices, reopened, with_options
 from jaxdl.errors import ConfigError, ObjectiveError
-from jaxdl.recipe import Placed, Recipe, place, predict_split
+from jaxdl.recipe import Placed, Predictions, Recipe, place, predict_split
 from jaxdl.reporting import FewRows
 
 __all__ = ["Reopened", "reopen", "rows_of", "split_of"]
 
-_LARGEST_OUTPUTS = 1 << 29
+_LARGEST_OUTPUTS = 1 << 28
 """Bytes of outputs that are held; where they take more the rows have a loss alone."""
 _LARGEST_FIELDS = 1 << 29
 """Bytes of fields that are held of all rows; the larger ones are read again for those shown."""
@@ -84,7 +84,7 @@ def reopen(
     words = (named(config) if named is not None else None) or ()
     heard: Any = getattr(module, "token_waves", None)
     waves = None if heard is None else heard(config)
-    rate = getattr(config, "sample_rate", getattr(module, "RATE", 16_000))
+    rate = getattr(config, "sample_rate", None) or getattr(module, "RATE", 16_000)
     return Reopened(folder, recipe, placed, state, tuple(map(str, words)), waves, int(rate))
 
 
@@ -121,43 +121,42 @@ def rows_of(run: Reopened, split: str) -> reporting.Rows:
         ObjectiveError: the rows have neither.
     """
     batches = run.recipe.evaluated()[split]
+    kept = _small_fields(batches)
+    left = [name for name in batches.spec if name not in kept]
+    found = _predicted(run, split, batches, kept)
+    names = getattr(batches.source, "class_names", {}).get("label", ())
+    return reporting.Rows(
+        split,
+        found.outputs,
+        found.batch,
+        found.loss,
+        found.weight,
+        class_names=tuple(map(str, names)),
+        words=run.words,
+        waves=run.waves,
+        rate=run.rate,
+        fetch=functools.partial(_fetched, batches, left) if left else None,
+    )
+
+
+def _predicted(run: Reopened, split: str, batches: Any, fields: list[str]) -> Predictions:
+    """As much as can be had: both outputs and losses, or either."""
     with_loss = not run.recipe.objective.mixes_rows
     with_outputs = bool({"label", "target"} & set(batches.spec))
     with_outputs = with_outputs and _bytes_of_outputs(run, batches) <= _LARGEST_OUTPUTS
-    kept = _small_fields(batches)
-    left = [name for name in batches.spec if name not in kept]
-    options: dict[str, Any] = {"fields": kept}
-    attempts = dict.fromkeys([(with_loss, with_outputs), (with_loss, False), (False, with_outputs)])
+    given: list[Any] = [run.recipe, run.placed, run.state, split]
     reasons: list[str] = []
-    for loss, outputs in attempts:
-        if not loss and not outputs:
-            continue
-        try:
-            found = predict_split(
-                *(run.recipe, run.placed, run.state, split),
-                **options,
-                with_loss=loss,
-                with_outputs=outputs,
-            )
-        except ObjectiveError as error:
-            reasons.append(error.what)
-            continue
-        names = getattr(batches.source, "class_names", {}).get("label", ())
-        return reporting.Rows(
-            split,
-            found.outputs,
-            found.batch,
-            found.loss,
-            found.weight,
-            class_names=tuple(map(str, names)),
-            words=run.words,
-            waves=run.waves,
-            rate=run.rate,
-            fetch=functools.partial(_fetched, batches, left) if left else None,
-        )
+    for loss, outputs in dict.fromkeys(
+        [(with_loss, with_outputs), (with_loss, False), (False, with_outputs)]
+    ):
+        if loss or outputs:
+            try:
+                return predict_split(*given, fields=fields, with_loss=loss, with_outputs=outputs)
+            except ObjectiveError as error:
+                reasons.append(error.what)
     mixed = "the loss of a row is made of other rows of its batch, so that it has none of its own"
     raise ObjectiveError(
-        "; ".join(reasons) or (mixed if not with_loss else "the outputs are too large to hold"),
+        "; ".join(reasons) or mixed,
         expected="rows with outputs or losses",
         do="see the scores of the whole split",
     )

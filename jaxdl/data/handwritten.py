@@ -98,7 +98,7 @@ def _builder_class() -> Any:
         def _generate_examples(self, rows: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             from sklearn.datasets import load_digits
 
-            images, labels = load_digits(return_X_y=True)
+            images, labels = map(np.asarray, load_digits(return_X_y=True))
             ink = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
             for row in rows.tolist():
                 yield row, {"image": ink[row], "label": int(labels[row])}

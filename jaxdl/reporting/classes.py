@@ -24,6 +24,8 @@ _LABEL = "label"
 _WHOLE_MATRIX, _MOST_CLASSES, _MOST_PAIRS, _MOST_SLICES = 20, 40, 30, 12
 _RESAMPLES = 1_000
 _MOST_DRAWN = 200_000
+# A table of so many rows and columns still fits into memory.
+_MOST_IN_TABLE = 2_000
 
 
 class Classified(NamedTuple):
@@ -128,7 +130,10 @@ def by_class(found: Classified, split: str, fields: Mapping[str, Any]) -> Sectio
     if found.left_out:
         words = f"{plural(found.left_out, 'entry', 'entries')} left out: "
         blocks.append(Text(words + "of no class, or with outputs that are not finite."))
-    blocks.append(_class_table(found, split))
+    if len(found.names) <= _MOST_IN_TABLE:
+        blocks.append(_class_table(found, split))
+    else:
+        blocks.append(Text(f"Of {len(found.names):,} classes there is no table.", quiet=True))
     if not found.places:
         blocks += _slices(found, fields)
     return Section(key, title, blocks)
@@ -141,9 +146,9 @@ def confused(found: Classified) -> Section:
         found: from ``classify``.
     """
     key, title = "confusion", "Confusion"
-    matrix = _matrix(found)
     blocks: list[Block] = []
-    if len(matrix) <= _WHOLE_MATRIX:
+    if len(found.names) <= _WHOLE_MATRIX:
+        matrix = _matrix(found)
         totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         heat = np.ceil(10 * matrix / totals).astype(int)
         rows = [
@@ -155,7 +160,7 @@ def confused(found: Classified) -> Section:
             "colour, the larger a cell's share of the row."
         )
         blocks.append(Table(caption, ["true", *found.names], rows, heat.tolist()))
-    blocks.append(_pairs(found, matrix))
+    blocks.append(_pairs(found))
     return Section(key, title, blocks)
 
 
@@ -174,8 +179,10 @@ def calibration(found: Classified) -> Section:
         ("Calibration error", percent(error)),
         ("Mean confidence", percent(confidence)),
         ("Accuracy", percent(accuracy)),
-        ("Brier score", number(evaluation.brier_score(found.probabilities, found.labels))),
     ]
+    if len(found.names) <= _MOST_IN_TABLE:
+        score = evaluation.brier_score(found.probabilities, found.labels)
+        facts.append(("Brier score", number(score)))
     bins = [
         f"of {rows:,} with confidence {percent(float(said))}, {percent(float(seen))} are right"
         for rows, said, seen in zip(table.rows, table.predicted, table.observed, strict=True)
@@ -266,23 +273,25 @@ def _class_table(found: Classified, split: str) -> Table:
     return Table(caption, ["class", "precision", "recall", "F1", "true", "predicted"], cells)
 
 
-def _pairs(found: Classified, matrix: npt.NDArray[np.int64]) -> Block:
-    off = matrix.copy()
-    np.fill_diagonal(off, 0)
-    order = np.argsort(-off, axis=None, kind="stable")[:_MOST_PAIRS]
+def _pairs(found: Classified) -> Block:
+    classes = len(found.names)
+    wrong = ~found.right
+    codes = found.labels[wrong] * classes + found.predicted[wrong]
+    pairs, counts = np.unique(codes, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_MOST_PAIRS]
+    support = np.bincount(found.labels, minlength=classes)
     rows: list[list[str]] = []
-    for true, said in zip(*np.unravel_index(order, off.shape), strict=True):
-        if off[true, said]:
-            share = percent(off[true, said] / matrix[true].sum())
-            names = [found.names[true], found.names[said]]
-            rows.append([f"{names[0]} taken for {names[1]}", number(int(off[true, said])), share])
+    for code, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True):
+        true, said = divmod(code, classes)
+        words = f"{found.names[true]} taken for {found.names[said]}"
+        rows.append([words, number(count), percent(count / support[true])])
     if not rows:
         return Text("Nothing was taken for anything else.")
-    fold = "The most frequent mistakes" if len(matrix) <= _WHOLE_MATRIX else ""
+    fold = "The most frequent mistakes" if classes <= _WHOLE_MATRIX else ""
     caption = (
         "The most frequent mistakes, how many there are, and their share of the true class."
         if fold
-        else f"The {len(rows)} most frequent mistakes among {len(matrix):,} classes, how many "
+        else f"The {len(rows)} most frequent mistakes among {classes:,} classes, how many "
         "there are, and their share of the true class."
     )
     return Table(caption, ["mistake", "count", "share"], rows, fold=fold)

@@ -101,7 +101,7 @@ def _of_summary(run: RunFolder, name: str) -> str:
 
 def _time(run: RunFolder) -> str:
     found = (run.summary or {}).get("seconds")
-    return duration(found) if isinstance(found, int | float) else "not recorded"
+    return duration(float(found)) if isinstance(found, int | float) else "not recorded"
 
 
 def _settings(a: RunFolder, b: RunFolder, names: tuple[str, str]) -> Section:

@@ -5,6 +5,7 @@ Reads from: protocols. Used by: the rest of reporting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -129,5 +130,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _float(value: Any) -> float:
-    given = np.nan if value is None or isinstance(value, str) else float(value)
-    return given if np.isfinite(given) else float("nan")
+    try:
+        given = math.nan if value is None or isinstance(value, str) else float(value)
+    except OverflowError:
+        return math.nan
+    return given if math.isfinite(given) else math.nan

@@ -109,7 +109,8 @@ def learning_rate(run: RunFolder) -> Series | None:
             ).astype(int)
         )
         rates = np.array([float(schedule(int(step))) for step in at])
-    except (ConfigError, KeyError, TypeError, ValueError):
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError):
+        # Also where JAX has no device, as beside a run that holds the TPU.
         return None
     return None if np.ptp(rates) == 0 else Series("train", at.astype(np.float64), rates)
 

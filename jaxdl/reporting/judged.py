@@ -82,7 +82,8 @@ def missing(run: RunFolder) -> list[str]:
     sentences = {
         "No judgements of people: jaxdl judge report FILES --key KEY --json RUN/judging.json puts "
         "them into the run's folder.": judgements(run),
-        "No robustness results: no file robustness*.json lies in the folder.": robustness(run),
+        "No robustness results: jaxdl robustness RUN --json > RUN/robustness.json, or jaxdl attack "
+        "into RUN/robustness-attack.json, puts them there.": robustness(run),
         "No privacy: no record holds an epsilon, and the folder no privacy*.json.": privacy(run),
     }
     return [words for words, section in sentences.items() if section is None]
@@ -152,6 +153,10 @@ def _documents(run: RunFolder, kind: str, title: str) -> Section | None:
     """Files of any form, as names and values; lists of rows as tables."""
     blocks: list[Block] = []
     for name, content in run.documents.get(kind, []):
+        severe = _by_severity(name, content)
+        if severe:
+            blocks += severe
+            continue
         plain: dict[str, Any] = {}
         for key, value in content.items():
             table = _rows(f"{name}: {spoken(key)}.", value)
@@ -164,6 +169,32 @@ def _documents(run: RunFolder, kind: str, title: str) -> Section | None:
             rows = rows[:_MOST_ROWS]
             blocks.append(Table(f"{name}.", ["name", "value"], rows, left=(1,)))
     return Section(kind, title, blocks) if blocks else None
+
+
+def _by_severity(name: str, content: Mapping[str, Any]) -> list[Table]:
+    """What ``jaxdl robustness`` and ``jaxdl attack`` print: a table a measure, or of all."""
+    clean = content.get("clean")
+    others = {key: value for key, value in content.items() if key != "clean"}
+    if not isinstance(clean, Mapping) or not others:
+        return []
+    if all(isinstance(value, Mapping) for value in others.values()):
+        rows = [[spoken(m), *(_cell(content[k].get(m)) for k in content)] for m in clean]
+        return [Table(f"{name}.", ["measure", *map(spoken, content)], rows)]
+    if not all(_rows("", value) for value in others.values()):
+        return []
+    tables: list[Table] = []
+    most = max(len(value) for value in others.values())
+    for measure in clean:
+        rows = [["clean", _cell(clean[measure]), *[""] * most]]
+        for key, value in others.items():
+            found = [each.get(measure) for each in value]
+            known = [x for x in found if isinstance(x, int | float)]
+            mean = _cell(sum(known) / len(known)) if known else "not finite"
+            cells = [_cell(x) for x in found]
+            rows.append([spoken(key), mean, *cells, *[""] * (most - len(cells))])
+        header = ["corruption", "mean", *(f"severity {n}" for n in range(1, most + 1))]
+        tables.append(Table(f"{name}: {spoken(measure)}.", header, rows))
+    return tables
 
 
 def _rows(caption: str, value: Any) -> Table | None:

@@ -29,11 +29,11 @@ def summary(run: RunFolder) -> Section:
     """
     found = run.summary or {}
     facts = [("Steps", number(found.get("steps", _last_step(run))))]
-    planned = run.config.get("config", {}).get("steps") if _is_mapping(run.config) else None
+    planned = run.config.get("config", {}).get("steps")
     if planned is not None and planned != found.get("steps"):
         facts.append(("Steps asked for", number(planned)))
     if isinstance(found.get("seconds"), int | float):
-        facts.append(("Time, last sitting", duration(found["seconds"])))
+        facts.append(("Time, last sitting", duration(float(found["seconds"]))))
     count = sum(each.size for each in run.parameters) or found.get("parameters")
     if count is not None:
         facts.append(("Parameters", number(count)))
@@ -169,7 +169,3 @@ def _last_step(run: RunFolder) -> int:
 
 def _setting(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)

@@ -46,7 +46,7 @@ def render(title: str, lead: str, sections: Sequence[Section], *, footer: str = 
             "form-action 'none'",
         ]
     )
-    return environment.get_template("page.html").render(
+    page: str = environment.get_template("page.html").render(
         title=title,
         lead=lead,
         sections=sections,
@@ -54,6 +54,8 @@ def render(title: str, lead: str, sections: Sequence[Section], *, footer: str = 
         policy=policy,
         style=style,
     )
+    # JSON can hold halves of characters, which no file can.
+    return page.encode("utf-8", "replace").decode()
 
 
 def _environment() -> Any:

@@ -21,6 +21,8 @@ __all__ = ["RunFolder", "Tensor", "read_run"]
 
 _OWN = {"config.json", "summary.json"}
 _LARGEST = 64 << 20
+_CONFIG = {"config": dict, "versions": dict, "arguments": list}
+_SUMMARY = {"scores": dict, "devices": list, "seconds": (int, float), "parameters": int}
 
 
 class Tensor(NamedTuple):
@@ -90,7 +92,7 @@ def read_run(folder: Path) -> RunFolder:
     Raises:
         CheckpointError: it is no run's folder.
     """
-    config = _document(folder / "config.json")
+    config = _document(folder / "config.json", _CONFIG)
     if config is None:
         raise CheckpointError(
             f"{folder} is no run folder: it has no config.json that can be read",
@@ -105,7 +107,7 @@ def read_run(folder: Path) -> RunFolder:
         _text(folder / "recipe.py"),
         records,
         unreadable,
-        _document(folder / "summary.json"),
+        _document(folder / "summary.json", _SUMMARY),
         tuple(list_steps(folder / "checkpoints")),
         parameters,
         missing,
@@ -122,13 +124,18 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _document(path: Path) -> dict[str, Any] | None:
+def _document(
+    path: Path, kinds: Mapping[str, type | tuple[type, ...]] | None = None
+) -> dict[str, Any] | None:
+    """A JSON object, without what should be of another kind."""
     text = _text(path)
     try:
         found = None if text is None else json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    return {k: v for k, v in found.items() if isinstance(v, (kinds or {}).get(k, object))}
 
 
 def _records(path: Path) -> tuple[tuple[Record, ...], int]:
@@ -143,7 +150,7 @@ def _records(path: Path) -> tuple[tuple[Record, ...], int]:
             values = json.loads(line)
             step, split = int(values.pop("step")), str(values.pop("split"))
             values.pop("time", None)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             continue
         found.append(Record(step, split, values))
     return tuple(found), sum(1 for line in lines if line.strip()) - len(found)

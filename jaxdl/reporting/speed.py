@@ -157,6 +157,7 @@ def _where_time_went(run: RunFolder, rate: Rate) -> str:
     steps = f"The steps took {duration(rate.seconds)} by their own rate"
     if not isinstance(total, int | float) or total <= 0:
         return f"{steps}; how long the run took in all is not recorded, since it did not end."
+    total = float(total)
     if rate.seconds > total * 1.02:
         return (
             f"{steps}, and the last sitting {duration(total)}: the run was gone on with, so that "

@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
         seconds: how long.
 
     Examples:
-        >>> duration(11.87), duration(75), duration(7260)
+        >>> duration(11.87), duration(75.0), duration(7260.0)
         ('11.9 s', '1 min 15 s', '2 h 01 min')
     """
     if seconds < 60:

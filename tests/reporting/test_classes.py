@@ -139,6 +139,19 @@ def test_many_classes_are_told_by_their_worst():
     assert counts[0] == off.max()
 
 
+def test_a_vocabulary_of_classes_needs_no_table_of_their_squares():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 60_000, 20)
+    scores = np.zeros((20, 60_000), np.float32)
+    scores[np.arange(20), np.where(np.arange(20) < 5, 7, label)] = 20
+    found = classify(scores, {"label": label})
+    assert "no table" in str(by_class(found, "test", {}).blocks)
+    (pairs,) = tables(confused(found))
+    assert len(pairs.rows) == 5
+    assert pairs.rows[0][0].endswith("taken for 7")
+    assert "Brier score" not in facts(calibration(found))
+
+
 def test_calibration_says_on_which_side_it_errs():
     # Always 88 % sure, and right in 3 of 4.
     scores = np.tile([[2.0, 0.0]], (4, 1))

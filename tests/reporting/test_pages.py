@@ -14,7 +14,7 @@ from planned import planned
 
 import jaxdl.reporting
 from jaxdl.judging import Judgements, Preference, summarize
-from jaxdl.reporting import Explained, Rows, read_run, run_page
+from jaxdl.reporting import Explained, Rows, comparison_page, read_run, run_page
 from jaxdl.tpu.plans.encoding import as_json
 
 NONE = "Not looked at."
@@ -91,6 +91,23 @@ def test_a_run_that_diverged(run_folder, parse):
     assert "not finite in 3 records." in text
     assert len([a for a in page.all("path") if "cross" in a["class"]]) == 3
     assert "nan" not in " ".join(a.get("d", "") for a in page.all("path"))
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "text", [1], {"a": [None]}, True, "\ud800"])
+def test_a_folder_of_wrong_kinds_has_a_page(run_folder, parse, wrong):
+    names = ("config", "versions", "arguments", "python", "started")
+    lines = [{"step": 1, "split": "train", "loss": wrong, "big": 10**400}]
+    summary = dict.fromkeys(("name", "steps", "stopped", "seconds", "devices", "scores"), wrong)
+    folder = run_folder(lines=lines, summary=summary)
+    (folder / "config.json").write_text(json.dumps(dict.fromkeys(names, wrong)))
+    for name in ("plan", "judging", "robustness", "privacy"):
+        (folder / f"{name}.json").write_text(json.dumps({"kind": "pairs", "agreement": wrong}))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1e999, "split": "train"}\n')
+    run = read_run(folder)
+    assert run.unreadable == 1
+    parse(run_page(run, NONE))
+    parse(comparison_page(run, run, NONE, NONE))
 
 
 def test_thousands_of_records_stay_small(run_folder, parse):
@@ -198,6 +215,18 @@ def test_people_judged(run_folder, parse):
     assert "ours 4 2 2 62.5 %" in text
     assert "Cohen's kappa, x and y 1.000" in text
     assert "No judgements" not in text
+
+
+def test_what_corruptions_and_attacks_cost(run_folder, parse):
+    folder = run_folder()
+    noise = [{"accuracy": x, "loss": 1.0} for x in (0.9, 0.5, 0.1)]
+    clean = {"accuracy": 0.95, "loss": 0.2}
+    (folder / "robustness.json").write_text(json.dumps({"clean": clean, "some_noise": noise}))
+    attacked = {"clean": clean, "attacked": {"accuracy": 0.25, "loss": None}}
+    (folder / "robustness-attack.json").write_text(json.dumps(attacked))
+    text = parse(run_page(read_run(folder), NONE)).text()
+    assert "mean severity 1 severity 2 severity 3 clean 0.95 some noise 0.5 0.9 0.5 0.1" in text
+    assert "measure clean attacked accuracy 0.95 0.25 loss 0.2 not finite" in text
 
 
 def test_privacy_is_the_last_that_was_spent(run_folder, parse):

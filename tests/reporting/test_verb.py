@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from jaxdl.cli import main
@@ -56,3 +58,9 @@ def test_a_page_that_cannot_be_written(run_folder, capsys):
     folder = run_folder()
     assert main(["report", str(folder), "--no-predictions", "--out", "/proc/none/x.html"]) == 2
     assert "/proc/none/x.html cannot be written" in capsys.readouterr().err
+
+
+def test_without_jinja_it_says_which_extra(run_folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["report", str(run_folder()), "--no-predictions"]) == 2
+    assert "pip install 'jaxdl[report]'" in capsys.readouterr().err
