@@ -295,7 +295,10 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("padded", "pmap")]
+
+
+@pytest.mark.parametrize("place", ["mesh", "microbatches", *SLOW])
 @pytest.mark.parametrize("name", [pytest.param("batch_norm", marks=pytest.mark.slow), "dropout"])
 def test_same_step_wherever_it_runs(name, place):
     if (name, place) == ("batch_norm", "microbatches"):
