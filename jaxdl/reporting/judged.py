@@ -192,8 +192,8 @@ def _by_severity(name: str, content: Mapping[str, Any]) -> list[Table]:
             mean = _cell(sum(known) / len(known)) if known else "not finite"
             cells = [_cell(x) for x in found]
             rows.append([spoken(key), mean, *cells, *[""] * (most - len(cells))])
-        header = ["corruption", "mean", *(f"severity {n}" for n in range(1, most + 1))]
-        tables.append(Table(f"{name}: {spoken(measure)}.", header, rows))
+        header = ["corruption", "mean", *map(str, range(1, most + 1))]
+        tables.append(Table(f"{name}: {spoken(measure)} by severity.", header, rows))
     return tables
 
 

@@ -197,7 +197,12 @@ def _plan(name: str, plan: Plan, run: RunFolder, rate: Rate | None) -> list[Bloc
         ["FLOPs a second, all devices", planned, achieved],
         ["memory of a device, peak", memory, "not recorded"],
     ]
-    table = Table(f"{name}, made for {facts.topology}.", ["quantity", "planned", "measured"], rows)
+    table = Table(
+        f"{name}, made for {facts.topology}.",
+        ["quantity", "planned", "measured"],
+        rows,
+        left=(1, 2),
+    )
     return [table, *_differ(plan, devices, count, measured)]
 
 

@@ -225,7 +225,7 @@ def test_what_corruptions_and_attacks_cost(run_folder, parse):
     attacked = {"clean": clean, "attacked": {"accuracy": 0.25, "loss": None}}
     (folder / "robustness-attack.json").write_text(json.dumps(attacked))
     text = parse(run_page(read_run(folder), NONE)).text()
-    assert "mean severity 1 severity 2 severity 3 clean 0.95 some noise 0.5 0.9 0.5 0.1" in text
+    assert "mean 1 2 3 clean 0.95 some noise 0.5 0.9 0.5 0.1" in text
     assert "measure clean attacked accuracy 0.95 0.25 loss 0.2 not finite" in text
 
 
