@@ -24,7 +24,7 @@ __all__ = ["PRIVACY", "curve", "curves", "learning_rate"]
 PRIVACY = "privacy"
 """The split of the records that say what was spent of privacy; they have a section of their own."""
 
-_RATES = ("steps_per_second", "examples_per_second")
+_RATES = ("steps_per_second", "examples_per_second", "stall")
 _RECKONED = "By step; reckoned from the settings of the optimizer, not recorded."
 
 

@@ -17,13 +17,13 @@ from jaxdl.reporting.blocks import Block, Facts, Figures, Section, Table, Text
 from jaxdl.reporting.curves import Series, series
 from jaxdl.reporting.figures import curve
 from jaxdl.reporting.reading import RunFolder
-from jaxdl.reporting.wording import duration, flattened, number, percent, spoken
+from jaxdl.reporting.wording import duration, flattened, number, percent
 from jaxdl.tpu.plans.encoding import from_json
 from jaxdl.tpu.plans.facts import Plan
 
 __all__ = ["Rate", "plans", "rate_of", "speed"]
 
-_STALLS = ("stall", "wait", "idle")
+_STALL = "stall"
 
 
 class Rate(NamedTuple):
@@ -89,8 +89,10 @@ def speed(run: RunFolder) -> Section:
         median = float(np.median(examples.values[examples.finite]))
         facts.append(("Examples a second, median", number(median)))
     facts.append(("Slowest window", f"{number(rate.slowest)} steps/s at {rate.slowest_at:,}"))
-    stalls = _recorded_stalls(run)
-    facts += stalls
+    stall = _series(run, _STALL)
+    recorded = stall is not None and stall.finite.any()
+    if stall is not None and recorded:
+        facts.append(("Waited for data, mean", percent(float(stall.values[stall.finite].mean()))))
     blocks: list[Block] = [Facts(facts), Text(_where_time_went(run, rate))]
     blocks.append(
         Text(
@@ -98,7 +100,7 @@ def speed(run: RunFolder) -> Section:
             "rate."
             + (
                 ""
-                if stalls
+                if recorded
                 else " The records do not say how long a step waited for its batch; slow windows "
                 "are where such waits would show."
             )
@@ -107,7 +109,8 @@ def speed(run: RunFolder) -> Section:
     names = ("examples_per_second", "steps_per_second")
     there = [(name, found) for name in names if (found := _series(run, name)) is not None]
     # Both are the same curve on other scales.
-    figures = [curve(name, [("train", found)]) for name, found in there[:1]]
+    shown = there[:1] + ([(_STALL, stall)] if stall is not None and recorded else [])
+    figures = [curve(name, [("train", found)]) for name, found in shown]
     return Section(key, title, [*blocks, Figures(figures)])
 
 
@@ -138,18 +141,6 @@ def plans(run: RunFolder) -> Section:
 
 def _series(run: RunFolder, name: str) -> Series | None:
     return next((each for each in series(run.records, name) if each.split == "train"), None)
-
-
-def _recorded_stalls(run: RunFolder) -> list[tuple[str, str]]:
-    """Measures of waiting, where a hook of the run recorded them."""
-    names = {name for each in run.records if each.split == "train" for name in each.values}
-    rows: list[tuple[str, str]] = []
-    for name in sorted(each for each in names if any(word in each for word in _STALLS)):
-        found = _series(run, name)
-        if found is not None and found.finite.any():
-            mean = float(found.values[found.finite].mean())
-            rows.append((f"{spoken(name)}, mean", number(mean)))
-    return rows
 
 
 def _where_time_went(run: RunFolder, rate: Rate) -> str:

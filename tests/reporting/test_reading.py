@@ -11,8 +11,10 @@ import pytest
 from jaxdl import checkpoints
 from jaxdl.errors import CheckpointError
 from jaxdl.reporting import read_run
+from jaxdl.reporting.blocks import Facts, Figures, Text
 from jaxdl.reporting.figures import learning_rate
-from jaxdl.reporting.speed import rate_of
+from jaxdl.reporting.speed import rate_of, speed
+from jaxdl.reporting.wording import percent
 
 
 def test_a_whole_folder(run_folder):
@@ -106,6 +108,19 @@ def test_the_time_of_the_steps_is_that_of_their_windows(run_folder):
     assert (rate.slowest, rate.slowest_at) == (2.0, 35)
     assert (rate.slow, rate.windows) == (1, 3)
     assert rate_of(read_run(run_folder("none", lines=[]))) is None
+
+
+def test_waiting_for_data_is_told_where_it_was_recorded(run_folder):
+    line = {"split": "train", "loss": 1.0, "steps_per_second": 5.0}
+    lines = [{**line, "step": step, "stall": stall} for step, stall in ((10, 0.0), (20, 0.5))]
+    told = speed(read_run(run_folder(lines=lines)))
+    facts = next(block for block in told.blocks if isinstance(block, Facts))
+    assert ("Waited for data, mean", percent(0.25)) in facts.rows
+    (figures,) = (block for block in told.blocks if isinstance(block, Figures))
+    assert len(figures.figures) == 2
+    plain = speed(read_run(run_folder("plain")))
+    text = " ".join(block.words for block in plain.blocks if isinstance(block, Text))
+    assert "do not say how long a step waited" in text
 
 
 def test_the_learning_rate_is_that_of_the_schedule(run_folder):
