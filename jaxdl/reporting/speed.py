@@ -24,6 +24,7 @@ from jaxdl.tpu.plans.facts import Plan
 __all__ = ["Rate", "plans", "rate_of", "speed"]
 
 _STALL = "stall"
+_LEAST_SHOWN = 0.01
 
 
 class Rate(NamedTuple):
@@ -109,7 +110,9 @@ def speed(run: RunFolder) -> Section:
     names = ("examples_per_second", "steps_per_second")
     there = [(name, found) for name in names if (found := _series(run, name)) is not None]
     # Both are the same curve on other scales.
-    shown = there[:1] + ([(_STALL, stall)] if stall is not None and recorded else [])
+    shown = there[:1]
+    if stall is not None and recorded and np.nanmax(stall.values) > _LEAST_SHOWN:
+        shown.append((_STALL, stall))
     figures = [curve(name, [("train", found)]) for name, found in shown]
     return Section(key, title, [*blocks, Figures(figures)])
 
