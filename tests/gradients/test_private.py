@@ -10,31 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from private_case import BATCH, CLIP, KEY, OBJECTIVE, RNG, ROWS, norm
 
 import jaxdl
-from jaxdl import gradients, losses, metrics, models
+from jaxdl import gradients, losses, models
 from jaxdl.errors import BatchError, ObjectiveError
 from jaxdl.objectives import from_mean, language_model
 from jaxdl.protocols import Aux, Mean, Objective
 from jaxdl.step.shards import with_example_keys
-
-RNG = np.random.default_rng(0)
-ROWS, CLIP, KEY = 8, 0.5, jax.random.key(3)
-BATCH = {
-    "image": 3 * RNG.normal(size=(ROWS, 4)).astype(np.float32),
-    "label": RNG.integers(0, 3, ROWS).astype(np.int32),
-    # One row counts twice, one half, two are padding.
-    "mask": np.array([1, 2, 0.5, 1, 1, 1, 0, 0], np.float32),
-}
-OBJECTIVE = jaxdl.supervised(
-    models.MLP((5, 3), dropout_rate=0.5),
-    losses.softmax_cross_entropy,
-    metrics={"accuracy": metrics.accuracy()},
-)
-
-
-def norm(tree):
-    return float(optax.tree.norm(tree))
 
 
 def run(batch=BATCH, objective=OBJECTIVE, clip_norm=CLIP, divide=False, **options):

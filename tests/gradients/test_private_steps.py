@@ -9,26 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from private_case import BATCH, CLIP, KEY, OBJECTIVE, ROWS, norm
 
 import jaxdl
-from jaxdl import gradients, losses, metrics, models
-
-RNG = np.random.default_rng(0)
-ROWS, CLIP, KEY = 8, 0.5, jax.random.key(3)
-BATCH = {
-    "image": 3 * RNG.normal(size=(ROWS, 4)).astype(np.float32),
-    "label": RNG.integers(0, 3, ROWS).astype(np.int32),
-    "mask": np.array([1, 2, 0.5, 1, 1, 1, 0, 0], np.float32),
-}
-OBJECTIVE = jaxdl.supervised(
-    models.MLP((5, 3), dropout_rate=0.5),
-    losses.softmax_cross_entropy,
-    metrics={"accuracy": metrics.accuracy()},
-)
-
-
-def norm(tree):
-    return float(optax.tree.norm(tree))
+from jaxdl import gradients, losses, models
 
 
 def assert_close(got, expected):
