@@ -71,6 +71,7 @@ def same(a, b) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_silently_wrong(whole, tmp_path):
     states = {step: make_state(step) for step in (1, 2)}
     rng = random.Random(0)

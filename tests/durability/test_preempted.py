@@ -94,6 +94,7 @@ def test_during_the_first_compile_it_leaves_at_once(tmp_path):
     assert "nothing is unsaved" in err.read_text()
 
 
+@pytest.mark.slow
 def test_while_data_does_not_come_it_saves_and_leaves(tmp_path, whole):
     run = tmp_path / "run"
     begun = time.monotonic()
@@ -105,6 +106,7 @@ def test_while_data_does_not_come_it_saves_and_leaves(tmp_path, whole):
     assert live(run).digests() == whole
 
 
+@pytest.mark.slow
 def test_during_an_evaluation_it_saves_and_the_evaluation_is_made_later(tmp_path, whole):
     run = tmp_path / "run"
     code, err = preempt(run, 2.0, "--slow-evaluation", "10")

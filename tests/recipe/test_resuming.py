@@ -63,7 +63,10 @@ def make_recipe(**changes):
 
 def log(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in x.items() if k != "time" and "_per_sec" not in k} for x in lines]
+    return [
+        {k: v for k, v in x.items() if k not in ("time", "stall") and "_per_sec" not in k}
+        for x in lines
+    ]
 
 
 def run(recipe, folder, placed=None):
