@@ -1,6 +1,6 @@
 """Masked sums: the one definition that losses, metrics, objectives and layers share.
 
-Reads from: protocols. Used by: metrics, models, objectives, evaluation.
+Reads from: protocols. Used by: losses, metrics, models, objectives, evaluation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,25 @@ import numpy as np
 
 from jaxdl.errors import BatchError
 
-__all__ = ["expand_mask", "masked_sum"]
+__all__ = ["expand_mask", "masked_sum", "whole_numbers"]
+
+
+def whole_numbers(values: Any) -> jax.Array:
+    """Integers of fewer than 32 bits as int32, anything else as it is.
+
+    A class number is compared with the number of classes, and multiplied by it: in the uint8 that
+    labels are often stored in, 256 is 0.
+
+    Args:
+        values: any array.
+
+    Examples:
+        >>> whole_numbers(np.array([255], np.uint8)) + 1
+        Array([256], dtype=int32)
+    """
+    values = jnp.asarray(values)
+    narrow = jnp.issubdtype(values.dtype, jnp.integer) and values.dtype.itemsize < 4
+    return values.astype(jnp.int32) if narrow else values
 
 
 def expand_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:

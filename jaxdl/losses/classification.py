@@ -4,7 +4,7 @@ Targets are class numbers (integers of shape ``[...]`` for outputs ``[..., K]``)
 over classes (shape ``[..., K]``). A class number outside ``0 .. K - 1`` gives NaN, never a silently
 wrong value; the data path refuses it earlier.
 
-Reads from: errors, losses.shapes. Used by: objectives, by choice.
+Reads from: errors, reductions, losses.shapes. Used by: objectives, by choice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import optax
 
 from jaxdl.errors import ConfigError
 from jaxdl.losses.shapes import are_labels, check_float, check_same_shape
+from jaxdl.reductions import whole_numbers
 
 __all__ = [
     "binary_cross_entropy",
@@ -68,6 +69,7 @@ def softmax_cross_entropy(
     """
     check_float(logits, "softmax_cross_entropy")
     logits = _wide(logits)
+    targets = whole_numbers(targets)
     by_number = are_labels(logits, targets, "softmax_cross_entropy")
     _check_smoothing(label_smoothing)
     if by_number and not label_smoothing:
@@ -113,6 +115,7 @@ def cross_entropy_from_probabilities(
         BatchError: shapes or dtypes do not go together.
     """
     check_float(probabilities, "cross_entropy_from_probabilities")
+    targets = whole_numbers(targets)
     by_number = are_labels(probabilities, targets, "cross_entropy_from_probabilities")
     p = jnp.clip(_wide(probabilities), epsilon, 1.0)
     values = -jnp.sum(_distribution(p, targets, by_number) * jnp.log(p), axis=-1)
@@ -208,6 +211,7 @@ def focal(logits: Any, targets: Any, *, gamma: float = 2.0) -> jax.Array:
     """
     check_float(logits, "focal")
     logits = _wide(logits)
+    targets = whole_numbers(targets)
     by_number = are_labels(logits, targets, "focal")
     log_p = jax.nn.log_softmax(logits, axis=-1)
     q = _distribution(logits, targets, by_number)
@@ -251,6 +255,7 @@ def multiclass_hinge(scores: Any, targets: Any) -> jax.Array:
     """
     check_float(scores, "multiclass_hinge")
     scores = _wide(scores)
+    targets = whole_numbers(targets)
     by_number = are_labels(scores, targets, "multiclass_hinge")
     labels = jnp.asarray(targets) if by_number else jnp.argmax(targets, axis=-1)
     values = jax.vmap(optax.losses.multiclass_hinge_loss)(scores, _in_range(labels))

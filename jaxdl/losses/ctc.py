@@ -1,6 +1,6 @@
 """Connectionist temporal classification: the loss of a row of labels without their times.
 
-Reads from: errors. Used by: objectives, by choice.
+Reads from: errors, reductions. Used by: objectives, by choice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdl.errors import BatchError, ConfigError
+from jaxdl.reductions import whole_numbers
 
 __all__ = ["ctc"]
 
@@ -55,7 +56,7 @@ def ctc(
         >>> round(float(jnp.exp(-values[0])), 6)  # 3 of the 4 paths: 11, 01, 10
         0.75
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = jnp.asarray(logits), whole_numbers(labels)
     _check(logits, labels, blank)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     frames = _kept(logit_mask, logits.shape[:2], "logit_mask")

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from jaxdl.errors import BatchError, closest
 from jaxdl.protocols import MASK, Batch
-from jaxdl.reductions import expand_mask
+from jaxdl.reductions import expand_mask, whole_numbers
 
 __all__ = ["counted", "predicted_classes", "targets_of"]
 
 
 def targets_of(batch: Batch, name: str) -> jax.Array:
-    """The targets' field.
+    """The targets' field; integers of at least 32 bits.
 
     Args:
         batch: the batch.
@@ -33,7 +33,7 @@ def targets_of(batch: Batch, name: str) -> jax.Array:
             expected=f"{name!r} among the fields ({', '.join(batch)})",
             do=closest(name, batch) + " Pass target= to the metric",
         )
-    return jnp.asarray(batch[name])
+    return whole_numbers(batch[name])
 
 
 def counted(batch: Batch, shape: tuple[int, ...]) -> jax.Array:

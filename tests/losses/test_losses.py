@@ -186,6 +186,18 @@ def test_label_outside_the_classes_gives_nan_not_a_guess(label):
         assert np.isnan(values[1])
 
 
+@pytest.mark.parametrize(
+    "loss", [losses.softmax_cross_entropy, losses.focal, losses.multiclass_hinge]
+)
+@pytest.mark.parametrize(("dtype", "classes"), [(np.uint8, 256), (np.uint8, 300), (np.int8, 200)])
+def test_labels_of_few_bits_name_any_class(loss, dtype, classes):
+    scores = np.random.default_rng(0).normal(size=(4, classes)).astype(np.float32)
+    labels = np.array([0, 9, 100, 127])
+    expected = loss(scores, labels)
+    np.testing.assert_array_equal(loss(scores, labels.astype(dtype)), expected)
+    assert np.isfinite(expected).all()
+
+
 def test_half_precision_logits_are_summed_in_float32():
     values = losses.softmax_cross_entropy(jnp.asarray(LOGITS, jnp.bfloat16), LABELS)
     assert values.dtype == jnp.float32

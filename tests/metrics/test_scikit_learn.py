@@ -133,3 +133,18 @@ def test_columns_by_themselves_weights_and_one_example():
         got = value(make(), output[:1, 0], {"label": target[:1, 0]})
         np.testing.assert_equal(got, single)
         assert np.isnan(value(make(), output, {**batch, "mask": np.zeros(40, np.float32)}))
+
+
+@pytest.mark.parametrize("classes", [40, 256, 300])
+def test_labels_of_few_bits_name_any_class(classes):
+    rng = np.random.default_rng(classes)
+    label = rng.integers(0, min(classes, 256), 60).astype(np.uint8)
+    scores = rng.normal(size=(60, classes)).astype(np.float32)
+    scores[np.arange(60), label] += 1.0
+    said = scores.argmax(1)
+    got = value(metrics.confusion_matrix(classes), scores, {"label": label})
+    expected = sk.confusion_matrix(label.astype(int), said, labels=range(classes))
+    np.testing.assert_array_equal(got, expected)
+    assert value(metrics.accuracy(), scores, {"label": label}) == pytest.approx(
+        sk.accuracy_score(label.astype(int), said)
+    )
