@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdl.errors import BatchError, ConfigError, ObjectiveError
-from jaxdl.reductions import expand_mask
+from jaxdl.reductions import expand_mask, whole_numbers
 
 __all__ = [
     "ScoreFn",
@@ -101,7 +101,7 @@ def chosen(scores: Any, targets: Targets) -> jax.Array:
     index = _index(targets, rows, places)
     if isinstance(index, np.ndarray):
         _check_range(index, places)
-    index = jnp.asarray(index)
+    index = whole_numbers(index)
     limits = jnp.asarray(places, index.dtype)
     fits = jnp.all((index >= 0) & (index < limits[None]), axis=1)
     safe = jnp.where(fits[:, None], index, 0)

@@ -372,3 +372,11 @@ def test_rank_correlation_is_scipys():
     np.testing.assert_allclose(explain.rank_correlation(one, other), wanted, atol=1e-6)
     with pytest.raises(BatchError, match="two of one shape"):
         explain.rank_correlation(one, other[:2])
+
+
+def test_targets_of_few_bits_name_any_class():
+    x = jnp.ones((2, 3))
+    scores = jnp.arange(300.0)[None] * jnp.ones((3, 1))
+    for targets in (np.array([255, 3], np.uint8), jnp.array([255, 3], jnp.uint8)):
+        found = explain.saliency(lambda x: x @ scores, x, targets)
+        np.testing.assert_array_equal(found, np.array([[255.0] * 3, [3.0] * 3]))
