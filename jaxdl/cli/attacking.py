@@ -1,7 +1,7 @@
 """``jaxdl attack``, ``robustness`` and ``certify``: a trained run attacked, corrupted, smoothed.
 
 Reads from: errors, protocols, data, metrics, hooks, objectives, placement, recipe,
-robustness, step, cli.stores, cli.tables, cli.training. Used by: cli.verbs.
+robustness, step, cli.opening, cli.stores, cli.tables, cli.training. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 import tyro
 
 from jaxdl import data, metrics, objectives, robustness
-from jaxdl.cli.stores import Key, Trusted, store_to_read
+from jaxdl.cli.opening import rebuilt
+from jaxdl.cli.stores import Key, Trusted
 from jaxdl.cli.tables import score_table, table
-from jaxdl.cli.training import choose_devices, reopened, with_options
+from jaxdl.cli.training import choose_devices
 from jaxdl.errors import ConfigError, closest
 from jaxdl.hooks.logs import jsonable
 from jaxdl.models.layers import to_float
@@ -233,22 +234,14 @@ def certify(argv: Sequence[str]) -> int:
 
 
 def _open(options: _Options) -> _Opened:
-    example, config, run_options = reopened(options.run)
-    recipe = with_options(example.build(config), run_options)
-    placed = place(recipe, devices=choose_devices(options.devices))
-    store = store_to_read(options.run, run_options, key=options.key, trust=options.trust)
-    restored = store.restore(placed.state, step=options.step)
-    there = recipe.evaluated()
-    if options.split not in there:
-        raise ConfigError(
-            f"recipe {recipe.name!r} has no split {options.split!r}",
-            expected=f"one of {', '.join(there)}",
-            do="choose one of them",
-        )
     if options.rows is not None and options.rows < 1:
         raise ConfigError(f"rows is {options.rows}", expected="at least 1", do="leave it out")
+    run = rebuilt(options.run, options.devices)
+    recipe = run.recipe
+    batches = recipe.split(options.split)
+    restored = run.restore(options.step, key=options.key, trust=options.trust)
     plain = objectives.without_adversary(recipe.objective)
-    opened = _Opened(recipe, plain, restored.state, there[options.split], scales=False)
+    opened = _Opened(recipe, plain, restored.state, batches, scales=False)
     return opened._replace(scales=_scales(opened, options.field))
 
 

@@ -1,7 +1,7 @@
 """``jaxdl explain RUN``: why a trained run gave its scores, for a few examples of a split.
 
 Reads from: errors, protocols, data, explain, placement, recipe, cli.explained,
-cli.explanations, cli.stores, cli.subjects, cli.training. Used by: cli.verbs.
+cli.explanations, cli.opening, cli.stores, cli.subjects, cli.training. Used by: cli.verbs.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import tyro
 from jaxdl import data, explain
 from jaxdl.cli.explained import Arrays, described, show, written
 from jaxdl.cli.explanations import explainer, featurer, row_losses
-from jaxdl.cli.stores import Key, Trusted, store_to_read
+from jaxdl.cli.opening import rebuilt
+from jaxdl.cli.stores import Key, Trusted
 from jaxdl.cli.subjects import Method, Settings, Subject, subject_of
-from jaxdl.cli.training import choose_devices, reopened, with_options
+from jaxdl.cli.training import choose_devices
 from jaxdl.errors import ConfigError, HostError
 from jaxdl.explain.showing import read_words
 from jaxdl.placement import PlacedFunction, jit
 from jaxdl.protocols import MASK
-from jaxdl.recipe import Placed, Recipe, place
+from jaxdl.recipe import Placed, Recipe
 
 __all__ = ["ExplainOptions", "run"]
 
@@ -92,27 +93,19 @@ def run(argv: Sequence[str]) -> int:
     """
     options = tyro.cli(ExplainOptions, prog="jaxdl explain", args=list(argv))
     _check(options)
-    example, config, run_options = reopened(options.run)
-    recipe = with_options(example.build(config), run_options)
-    placed = place(recipe, devices=choose_devices(options.devices))
-    batches = recipe.evaluated().get(options.split)
-    if batches is None:
-        raise ConfigError(
-            f"recipe {recipe.name!r} has no split {options.split!r}",
-            expected=f"one of {', '.join(recipe.evaluated())}",
-            do="choose one of them",
-        )
+    run = rebuilt(options.run, options.devices)
+    recipe, placed = run.recipe, run.placed
+    batches = recipe.split(options.split)
     shapes = {
         name: jax.ShapeDtypeStruct(value.shape, value.dtype)
         for name, value in data.pad_batch(batches[0], recipe.rows()).items()
     }
     subject = subject_of(recipe, placed.state, shapes, options.field)
-    words = _words(options, example, config) if subject.tokens else None
+    words = _words(options, run.example, run.config) if subject.tokens else None
     settings = _settings(options)
     nearest = settings.method == "nearest-examples"
     made = (featurer if nearest else explainer)(recipe, subject, settings)
-    store = store_to_read(options.run, run_options, key=options.key, trust=options.trust)
-    state = store.restore(placed.state, step=options.step).state
+    state = run.restore(options.step, key=options.key, trust=options.trust).state
     rows = _chosen(options, recipe, batches, subject, (placed, state))
     batch = _gathered(batches, rows)
     program = jit(made, layout=recipe.layout, devices=choose_devices(options.devices))

@@ -1,6 +1,6 @@
 """What the page of a run needs of its model: the rows of a split, held as far as they fit.
 
-Reads from: errors, recipe, reporting, cli.stores, cli.training.
+Reads from: errors, recipe, reporting, cli.opening.
 Used by: cli.reporting, .report_reasons.
 """
 
@@ -18,10 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdl import reporting
-from jaxdl.cli.stores import store_to_read
-from jaxdl.cli.training import choose_devices, reopened, with_options
-from jaxdl.errors import ConfigError, ObjectiveError
-from jaxdl.recipe import Placed, Predictions, Recipe, place, predict_split
+from jaxdl.cli.opening import rebuilt
+from jaxdl.errors import ObjectiveError
+from jaxdl.recipe import Placed, Predictions, Recipe, predict_split
 from jaxdl.reporting import FewRows
 
 __all__ = ["Reopened", "reopen", "rows_of", "split_of"]
@@ -75,17 +74,16 @@ def reopen(
     Raises:
         JaxdlError: the folder, the data or the checkpoint is not as it was.
     """
-    example, config, run_options = reopened(folder)
-    recipe = with_options(example.build(config), run_options)
-    placed = place(recipe, devices=choose_devices(devices))
-    state = store_to_read(folder, run_options, key=key, trust=trust).restore(placed.state).state
-    module = sys.modules.get(example.config.__module__)
+    run = rebuilt(folder, devices)
+    config, state = run.config, run.restore(key=key, trust=trust).state
+    module = sys.modules.get(run.example.config.__module__)
     named: Any = getattr(module, "token_names", None)
     words = (named(config) if named is not None else None) or ()
     heard: Any = getattr(module, "token_waves", None)
     waves = None if heard is None else heard(config)
     rate = getattr(config, "sample_rate", None) or getattr(module, "RATE", 16_000)
-    return Reopened(folder, recipe, placed, state, tuple(map(str, words)), waves, int(rate))
+    words = tuple(map(str, words))
+    return Reopened(folder, run.recipe, run.placed, state, words, waves, int(rate))
 
 
 def split_of(recipe: Recipe, asked: str | None) -> str:
@@ -98,15 +96,10 @@ def split_of(recipe: Recipe, asked: str | None) -> str:
     Raises:
         ConfigError: there is no such split.
     """
-    there = recipe.evaluated()
     if asked is None:
+        there = recipe.evaluated()
         return next(name for name in ("test", "validation", "train") if name in there)
-    if asked not in there:
-        raise ConfigError(
-            f"recipe {recipe.name!r} has no split {asked!r}",
-            expected=f"one of {', '.join(there)}",
-            do="choose one of them",
-        )
+    recipe.split(asked)
     return asked
 
 

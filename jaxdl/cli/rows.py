@@ -1,6 +1,6 @@
 """The rows of a trained run: restored, predicted, and what is read from them.
 
-Reads from: errors, protocols, recipe, cli.stores, cli.training.
+Reads from: errors, protocols, recipe, cli.opening.
 Used by: cli.measuring, cli.figures, cli.comparing_runs.
 """
 
@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdl.cli.stores import store_to_read
-from jaxdl.cli.training import choose_devices, reopened, with_options
+from jaxdl.cli.opening import rebuilt
 from jaxdl.errors import ConfigError
 from jaxdl.protocols import MASK
-from jaxdl.recipe import Placed, Predictions, Recipe, place, predict_split
+from jaxdl.recipe import Placed, Predictions, Recipe, predict_split
 
 __all__ = ["LABEL", "Restored", "Rows", "class_names", "is_classifier", "loaded", "rows_of"]
 
@@ -98,14 +97,11 @@ def loaded(
         CheckpointError: it is no run, or has no such checkpoint.
         SealError: the key opens none of it, or nobody trusted signed it.
     """
-    example, config, run_options = reopened(folder)
-    recipe = with_options(example.build(config), run_options)
-    placed = place(recipe, devices=choose_devices(devices))
-    store = store_to_read(folder, run_options, key=key, trust=trust)
-    restored = store.restore(placed.state, step=step)
-    if restored.step < recipe.steps:
-        print(f"measured after step {restored.step} of {recipe.steps}", file=sys.stderr)
-    return Restored(folder, recipe, placed, restored.state)
+    run = rebuilt(folder, devices)
+    restored = run.restore(step, key=key, trust=trust)
+    if restored.step < run.recipe.steps:
+        print(f"measured after step {restored.step} of {run.recipe.steps}", file=sys.stderr)
+    return Restored(folder, run.recipe, run.placed, restored.state)
 
 
 def is_classifier(run: Restored) -> bool:

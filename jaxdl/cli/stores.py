@@ -4,7 +4,7 @@ Options name where a key lies (``file:PATH``, ``env:NAME``, ``command:WORDS``), 
 folder of a run may record them.
 
 Reads from: errors, checkpoints, security, cli.sealing. Used by: cli.training, cli.rows,
-cli.measuring, .explaining, .attacking, .reported, .reporting.
+cli.measuring, .opening, .explaining, .attacking, .reporting.
 """
 
 from __future__ import annotations

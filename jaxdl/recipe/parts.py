@@ -123,6 +123,24 @@ class Recipe:
         splits = {"train": plain, "validation": self.validation, "test": self.test}
         return {name: local(batches) for name, batches in splits.items() if batches is not None}
 
+    def split(self, name: str) -> data.Batches:
+        """The batches of one of them.
+
+        Args:
+            name: of the split.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        there = self.evaluated()
+        if name not in there:
+            raise ConfigError(
+                f"recipe {self.name!r} has no split {name!r}",
+                expected=f"one of {', '.join(there)}",
+                do="choose one of them",
+            )
+        return there[name]
+
     def rows(self) -> int:
         """The rows that every evaluated batch is padded to, on this host."""
         specs = [batches.spec for batches in self.evaluated().values()]

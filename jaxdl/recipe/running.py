@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdl import checkpoints, data, hosts, metrics
-from jaxdl.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from jaxdl.errors import CheckpointError, DivergedError, Interrupted
 from jaxdl.evaluation import evaluate
 from jaxdl.hooks import Checkpoint, Evaluate, JsonLines, Progress, TensorBoard
 from jaxdl.hooks.logs import jsonable
@@ -254,17 +254,10 @@ def score(recipe: Recipe, placed: Placed, state: Any, splits: Sequence[str] = ()
     Raises:
         ConfigError: the recipe has no such split.
     """
-    there = recipe.evaluated()
-    for name in splits:
-        if name not in there:
-            raise ConfigError(
-                f"recipe {recipe.name!r} has no split {name!r}",
-                expected=f"one of {', '.join(there)}",
-                do="choose one of them",
-            )
+    chosen = {name: recipe.split(name) for name in splits} or recipe.evaluated()
     return {
-        name: evaluate(placed.evaluation, state, there[name], rows=recipe.rows())
-        for name in (splits or there)
+        name: evaluate(placed.evaluation, state, batches, rows=recipe.rows())
+        for name, batches in chosen.items()
     }
 
 
