@@ -82,7 +82,7 @@ def predict_split(
         HostError: there are many hosts, each of which has some of the rows only.
     """
     _check_host()
-    batches = _chosen(recipe, split)
+    batches = recipe.split(split)
     kept = _kept_fields(batches, fields)
     if devices is None:
         devices = list(placed.evaluation.mesh.devices.flat)
@@ -168,17 +168,6 @@ def _check_rows(step: PredictStep, state: Any, batches: data.Batches, rows: int)
             expected="one row of outputs an example",
             do="return what belongs to single examples as Aux.outputs, or give with_outputs=False",
         )
-
-
-def _chosen(recipe: Recipe, split: str) -> data.Batches:
-    there = recipe.evaluated()
-    if split not in there:
-        raise ConfigError(
-            f"recipe {recipe.name!r} has no split {split!r}",
-            expected=f"one of {', '.join(there)}",
-            do="choose one of them",
-        )
-    return there[split]
 
 
 def _kept_fields(batches: data.Batches, fields: Sequence[str] | None) -> list[str]:
